@@ -1,0 +1,37 @@
+dnl SPDX-License-Identifier: Apache-2.0
+
+dnl MU_APPEND_FLAGS(VARIABLE, FLAGS)
+dnl Appends to VARIABLE, and substitutes it, each of FLAGS that the compiler of the current language takes.
+AC_DEFUN([MU_APPEND_FLAGS], [
+AC_SUBST([$1])
+for mu_flag in $2; do
+  AS_VAR_PUSHDEF([mu_cache], [mu_cv_[]_AC_LANG_ABBREV[]_flag_$mu_flag])
+  AC_CACHE_CHECK([whether $[]_AC_CC[] accepts $mu_flag], [mu_cache], [
+    mu_saved_flags=$[]_AC_LANG_PREFIX[]FLAGS
+    _AC_LANG_PREFIX[]FLAGS="$mu_saved_flags -Werror $mu_flag"
+    AC_COMPILE_IFELSE([AC_LANG_PROGRAM([], [])], [AS_VAR_SET([mu_cache], [yes])], [AS_VAR_SET([mu_cache], [no])])
+    _AC_LANG_PREFIX[]FLAGS=$mu_saved_flags])
+  AS_VAR_IF([mu_cache], [yes], [$1="$$1 $mu_flag"])
+  AS_VAR_POPDEF([mu_cache])
+done
+])
+
+dnl MU_REQUIRE_MODULE(PREFIX, MODULE, DEBIAN-PACKAGE)
+dnl Like PKG_CHECK_MODULES, but what is missing is only noted: MU_REPORT_MISSING names all of it at once.
+AC_DEFUN([MU_REQUIRE_MODULE], [
+PKG_CHECK_MODULES([$1], [$2], [mu_found_$1=`$PKG_CONFIG --modversion "$2" 2>/dev/null`], [
+  mu_missing="$mu_missing
+    $2 (Debian package $3)"
+  mu_missing_packages="$mu_missing_packages $3"])
+])
+
+AC_DEFUN([MU_REPORT_MISSING], [
+AS_IF([test -z "$PKG_CONFIG"], [
+  mu_missing="
+    pkg-config (Debian package pkg-config); without it nothing below can be found$mu_missing"
+  mu_missing_packages=" pkg-config$mu_missing_packages"])
+AS_IF([test -n "$mu_missing"], [AC_MSG_ERROR([these are missing:
+$mu_missing
+
+On Debian: apt-get install$mu_missing_packages])])
+])

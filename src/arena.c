@@ -1,0 +1,364 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "src/arena.h"
+#include "src/sys.h"
+#include <stdlib.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+
+struct mu_arena mu_arena;
+struct mu_lock mu_extent_lock = MU_LOCK_INIT(MU_RANK_EXTENT);
+_Atomic size_t mu_dirty_pages, mu_large_pages;
+_Atomic uint32_t mu_tick = 1;
+
+enum { EXACT_BINS = 64, BINS = 160, BIN_WORDS = (BINS + 63) / 64, SCAN = 16 };
+
+/* Free extents, under mu_extent_lock: [0] dirty, [1] clean. */
+static struct extents {
+  uint32_t head[2][BINS];
+  uint64_t nonempty[2][BIN_WORDS];
+  uint32_t oldest, newest; /* dirty ones by age */
+  size_t top;              /* pages below it were handed out at least once */
+  size_t committed;        /* pages below it are accessible */
+} x;
+
+/* ---- reservation ------------------------------------------------------------------------------------------------- */
+
+static const size_t MIN_RESERVE = (size_t)4 << 20, MAX_RESERVE = (size_t)1 << 40;
+
+static size_t table_bytes(size_t pages) {
+  size_t p = mu_arena.page_size;
+  return mu_round_up(pages, p) + mu_round_up(pages * mu_arena.stride, p) +
+         mu_round_up(pages / MU_RUN_PAGES * sizeof(struct mu_run), p);
+}
+
+/* Under ulimit -v the rest of the program needs address space too: a quarter of what is left stays with it. */
+static size_t reserve_limit(void) {
+  struct rlimit limit;
+  if (mu_sys_call(MU_SYS_prlimit64, 0, RLIMIT_AS, 0, (long)&limit, 0, 0) < 0 || limit.rlim_cur == RLIM_INFINITY)
+    return SIZE_MAX;
+  char statm[128];
+  size_t used =
+      mu_read_file("/proc/self/statm", statm, sizeof statm) > 0 ? strtoull(statm, NULL, 10) << mu_arena.page_shift : 0;
+  return limit.rlim_cur > used ? (limit.rlim_cur - used) / 4 * 3 : 0;
+}
+
+static bool reserve(size_t bytes) {
+  size_t pages = bytes >> mu_arena.page_shift, tables = table_bytes(pages);
+  size_t run_bytes = MU_RUN_PAGES * mu_arena.page_size;
+  int err;
+  char *at =
+      mu_mmap(NULL, bytes + tables + run_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0, &err);
+  if (!at) return false;
+  mu_arena.base = (char *)mu_round_up((uintptr_t)at, run_bytes);
+  mu_arena.reserved = pages;
+  char *tables_at = mu_arena.base + bytes;
+  mu_arena.page_map = (uint8_t *)tables_at;
+  tables_at += mu_round_up(pages, mu_arena.page_size);
+  mu_arena.mini_heaps = tables_at;
+  tables_at += mu_round_up(pages * mu_arena.stride, mu_arena.page_size);
+  mu_arena.runs = (struct mu_run *)(void *)tables_at;
+  /* Huge pages would be resident because of us even when mostly empty. */
+  mu_madvise(mu_arena.base, bytes, MADV_NOHUGEPAGE);
+  return true;
+}
+
+bool mu_arena_init(void) {
+  mu_arena.page_size = getauxval(AT_PAGESZ);
+  mu_arena.page_shift = mu_log2(mu_arena.page_size);
+  mu_arena.stride = (unsigned)mu_round_up(32 + mu_arena.page_size / 16 / 8, 64);
+  mu_size_class_init(mu_arena.page_size);
+  size_t run_bytes = MU_RUN_PAGES * mu_arena.page_size;
+  /* The tables take less than a thirty-second of the arena. */
+  size_t bytes = mu_round_down(mu_min(MAX_RESERVE, reserve_limit() / 33 * 32), run_bytes);
+  while (bytes >= MIN_RESERVE && !reserve(bytes)) bytes = mu_round_down(bytes / 2, run_bytes);
+  x.top = x.committed = MU_RUN_PAGES; /* the first run stays inaccessible: page 0 ends lists */
+  return bytes >= MIN_RESERVE;
+}
+
+/* ---- growth ------------------------------------------------------------------------------------------------------ */
+
+/* Makes a table accessible as far as `to` bytes; `from` bytes already are. */
+static bool commit_table(void *table, size_t from, size_t to) {
+  from = mu_round_up(from, mu_arena.page_size);
+  to = mu_round_up(to, mu_arena.page_size);
+  return to <= from || mu_mprotect((char *)table + from, to - from, PROT_READ | PROT_WRITE) == 0;
+}
+
+static bool commit_to(size_t pages) {
+  size_t old = x.committed == MU_RUN_PAGES ? 0 : x.committed;
+  size_t run = sizeof(struct mu_run);
+  if (!commit_table(mu_arena.page_map, old, pages)) return false;
+  if (!commit_table(mu_arena.mini_heaps, old * mu_arena.stride, pages * mu_arena.stride)) return false;
+  if (!commit_table(mu_arena.runs, old / MU_RUN_PAGES * run, pages / MU_RUN_PAGES * run)) return false;
+  if (mu_mprotect(mu_page_address(x.committed), (pages - x.committed) << mu_arena.page_shift, PROT_READ | PROT_WRITE))
+    return false;
+  x.committed = pages;
+  /* release: whoever sees the limit sees the tables accessible */
+  atomic_store_explicit(&mu_arena.limit, pages, memory_order_release);
+  return true;
+}
+
+/* Grows in steps of an eighth of the heap, so that a large heap takes few calls and a small one little commit charge.
+ */
+static bool commit(size_t pages) {
+  if (pages <= x.committed) return true;
+  if (pages > mu_arena.reserved) return false;
+  size_t least = ((size_t)1 << 20) >> mu_arena.page_shift, most = ((size_t)64 << 20) >> mu_arena.page_shift;
+  size_t step = mu_min(mu_max(x.committed / 8, least), most);
+  size_t want = mu_round_up(mu_max(x.committed + step, pages), MU_RUN_PAGES);
+  if (want <= mu_arena.reserved && commit_to(want)) return true;
+  want = mu_round_up(pages, MU_RUN_PAGES);
+  return want <= mu_arena.reserved && commit_to(want);
+}
+
+/* ---- bins -------------------------------------------------------------------------------------------------------- */
+
+static unsigned bin_of(size_t pages) {
+  if (pages < EXACT_BINS) return (unsigned)pages;
+  unsigned log = mu_log2(pages);
+  return EXACT_BINS + (log - 6) * 4 + (unsigned)((pages >> (log - 2)) & 3);
+}
+
+static int kind_of(const struct mu_mini_heap *m) {
+  return m->state == MU_EXTENT_CLEAN;
+}
+
+static void bin_insert(size_t page) {
+  struct mu_mini_heap *m = mu_mini_heap(page);
+  unsigned bin = bin_of(m->pages);
+  uint32_t *head = &x.head[kind_of(m)][bin];
+  m->prev = MU_NO_PAGE;
+  m->next = *head;
+  if (*head) mu_mini_heap(*head)->prev = (uint32_t)page;
+  *head = (uint32_t)page;
+  x.nonempty[kind_of(m)][bin / 64] |= (uint64_t)1 << bin % 64;
+}
+
+static void bin_remove(size_t page) {
+  struct mu_mini_heap *m = mu_mini_heap(page);
+  unsigned bin = bin_of(m->pages);
+  uint32_t *head = &x.head[kind_of(m)][bin];
+  if (m->prev)
+    mu_mini_heap(m->prev)->next = m->next;
+  else
+    *head = m->next;
+  if (m->next) mu_mini_heap(m->next)->prev = m->prev;
+  if (!*head) x.nonempty[kind_of(m)][bin / 64] &= ~((uint64_t)1 << bin % 64);
+}
+
+static void age_insert(size_t page) {
+  struct mu_mini_heap *m = mu_mini_heap(page);
+  m->stamp = atomic_load_explicit(&mu_tick, memory_order_relaxed);
+  m->dirty.older = x.newest;
+  m->dirty.newer = MU_NO_PAGE;
+  if (x.newest)
+    mu_mini_heap(x.newest)->dirty.newer = (uint32_t)page;
+  else
+    x.oldest = (uint32_t)page;
+  x.newest = (uint32_t)page;
+}
+
+static void age_remove(size_t page) {
+  struct mu_mini_heap *m = mu_mini_heap(page);
+  *(m->dirty.older ? &mu_mini_heap(m->dirty.older)->dirty.newer : &x.oldest) = m->dirty.newer;
+  *(m->dirty.newer ? &mu_mini_heap(m->dirty.newer)->dirty.older : &x.newest) = m->dirty.older;
+}
+
+static void forget(size_t page) {
+  memset(mu_mini_heap(page), 0, sizeof(struct mu_mini_heap));
+}
+
+static void count_dirty(size_t pages, bool more) {
+  if (more)
+    atomic_fetch_add_explicit(&mu_dirty_pages, pages, memory_order_relaxed);
+  else
+    atomic_fetch_sub_explicit(&mu_dirty_pages, pages, memory_order_relaxed);
+}
+
+/* Takes a free extent off every list; its MiniHeaps are zero after. */
+static size_t take_off(size_t page) {
+  struct mu_mini_heap *m = mu_mini_heap(page);
+  size_t pages = m->pages;
+  bin_remove(page);
+  if (m->state == MU_EXTENT_DIRTY) {
+    age_remove(page);
+    count_dirty(pages, false);
+  }
+  if (pages > 1) forget(page + pages - 1);
+  forget(page);
+  return pages;
+}
+
+static void put_on(size_t page, size_t pages, enum mu_state state) {
+  struct mu_mini_heap *m = mu_mini_heap(page);
+  m->state = (uint8_t)state;
+  m->pages = (uint32_t)pages;
+  if (pages > 1) {
+    struct mu_mini_heap *tail = mu_mini_heap(page + pages - 1);
+    tail->state = MU_EXTENT_TAIL;
+    tail->pages = (uint32_t)pages;
+  }
+  bin_insert(page);
+  if (state == MU_EXTENT_DIRTY) {
+    age_insert(page);
+    count_dirty(pages, true);
+  }
+}
+
+/* The free extent of this state that ends just before `page`, or MU_NO_PAGE. */
+static size_t before(size_t page, enum mu_state state) {
+  struct mu_mini_heap *last = mu_mini_heap(page - 1);
+  size_t first = last->state == MU_EXTENT_TAIL ? page - last->pages : page - 1;
+  return mu_mini_heap(first)->state == state ? first : MU_NO_PAGE;
+}
+
+static void insert_merged(size_t page, size_t pages, enum mu_state state) {
+  size_t left = page > MU_RUN_PAGES ? before(page, state) : MU_NO_PAGE, right = page + pages;
+  if (left) {
+    pages += take_off(left);
+    page = left;
+  }
+  if (right < x.top && mu_mini_heap(right)->state == state) pages += take_off(right);
+  put_on(page, pages, state);
+}
+
+/* ---- extents ----------------------------------------------------------------------------------------------------- */
+
+static size_t aligned_in(size_t page, size_t pages, size_t align) {
+  size_t at = mu_round_up(page, align);
+  return at + pages <= page + mu_mini_heap(page)->pages ? at : MU_NO_PAGE;
+}
+
+static size_t find_in_bin(int kind, unsigned bin, size_t pages, size_t align) {
+  int left = SCAN;
+  for (size_t page = x.head[kind][bin]; page && left; page = mu_mini_heap(page)->next, left--)
+    if (aligned_in(page, pages, align)) return page;
+  return MU_NO_PAGE;
+}
+
+static size_t find(int kind, size_t pages, size_t align) {
+  unsigned bin = bin_of(pages);
+  uint64_t word = x.nonempty[kind][bin / 64] >> bin % 64 << bin % 64;
+  for (unsigned w = bin / 64; w < BIN_WORDS; word = ++w < BIN_WORDS ? x.nonempty[kind][w] : 0)
+    for (; word; word &= word - 1) {
+      size_t page = find_in_bin(kind, w * 64 + (unsigned)__builtin_ctzll(word), pages, align);
+      if (page) return page;
+    }
+  return MU_NO_PAGE;
+}
+
+static size_t carve(size_t page, size_t pages, size_t align) {
+  enum mu_state state = mu_mini_heap(page)->state;
+  size_t at = aligned_in(page, pages, align), end = page + take_off(page);
+  if (at > page) put_on(page, at - page, state);
+  if (end > at + pages) put_on(at + pages, end - at - pages, state);
+  return at;
+}
+
+static size_t from_top(size_t pages, size_t align) {
+  size_t at = mu_round_up(x.top, align);
+  if (pages > mu_arena.reserved || at + pages > mu_arena.reserved || !commit(at + pages)) return MU_NO_PAGE;
+  size_t old = x.top;
+  x.top = at + pages;
+  if (at > old) insert_merged(old, at - old, MU_EXTENT_CLEAN);
+  return at;
+}
+
+size_t mu_extent_alloc(size_t pages, size_t align, bool *zeroed) {
+  mu_lock_take(&mu_extent_lock);
+  size_t page = find(0, pages, align), at;
+  *zeroed = page == MU_NO_PAGE;
+  if (!page) page = find(1, pages, align);
+  at = page ? carve(page, pages, align) : from_top(pages, align);
+  mu_lock_release(&mu_extent_lock);
+  return at;
+}
+
+void mu_extent_free(size_t page, size_t pages, bool clean) {
+  mu_lock_take(&mu_extent_lock);
+  insert_merged(page, pages, clean ? MU_EXTENT_CLEAN : MU_EXTENT_DIRTY);
+  mu_lock_release(&mu_extent_lock);
+}
+
+bool mu_extent_grow(size_t page, size_t pages, size_t more, bool *zeroed) {
+  bool grown = false;
+  mu_lock_take(&mu_extent_lock);
+  size_t next = page + pages;
+  if (next == x.top) {
+    grown = next + more <= mu_arena.reserved && commit(next + more);
+    if (grown) x.top = next + more;
+    *zeroed = true;
+  } else if (next < x.top) {
+    struct mu_mini_heap *m = mu_mini_heap(next);
+    grown = (m->state == MU_EXTENT_CLEAN || m->state == MU_EXTENT_DIRTY) && m->pages >= more;
+    *zeroed = m->state == MU_EXTENT_CLEAN;
+    if (grown) carve(next, more, 1);
+  }
+  mu_lock_release(&mu_extent_lock);
+  return grown;
+}
+
+/* Metadata of the whole runs in a dropped range goes back with them, but for the entries at its ends. */
+static void drop_metadata(size_t page, size_t pages, mu_drop_fn drop) {
+  char *from = (char *)mu_mini_heap(page + 1), *to = (char *)mu_mini_heap(page + pages - 1);
+  from = (char *)mu_round_up((uintptr_t)from, mu_arena.page_size);
+  to = (char *)mu_round_down((uintptr_t)to, mu_arena.page_size);
+  if (to > from) drop(from, (size_t)(to - from));
+}
+
+size_t mu_extent_purge(uint32_t tick, size_t max_pages, mu_drop_fn drop) {
+  size_t done = 0;
+  while (done < max_pages) {
+    mu_lock_take(&mu_extent_lock);
+    size_t page = x.oldest;
+    if (!page || (int32_t)(mu_mini_heap(page)->stamp - tick) > 0) {
+      mu_lock_release(&mu_extent_lock);
+      break;
+    }
+    size_t pages = take_off(page);
+    mu_mini_heap(page)->state = MU_EXTENT_BUSY; /* neighbours do not merge with it meanwhile */
+    mu_lock_release(&mu_extent_lock);
+    drop(mu_page_address(page), pages << mu_arena.page_shift);
+    if (pages > 2) drop_metadata(page, pages, drop);
+    mu_lock_take(&mu_extent_lock);
+    forget(page);
+    insert_merged(page, pages, MU_EXTENT_CLEAN);
+    mu_lock_release(&mu_extent_lock);
+    done += pages;
+  }
+  return done;
+}
+
+/* ---- mappings and metadata --------------------------------------------------------------------------------------- */
+
+bool mu_fresh_mapping(void *start, size_t len) {
+  int err;
+  void *got =
+      mu_mmap(start, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0, &err);
+  if (got) mu_madvise(start, len, MADV_NOHUGEPAGE);
+  return got != NULL;
+}
+
+void *mu_meta_alloc(size_t bytes) {
+  static struct mu_lock lock = MU_LOCK_INIT(MU_RANK_LEAF);
+  static char *at;
+  static size_t left;
+  bytes = mu_round_up(bytes, 64);
+  mu_lock_take(&lock);
+  if (bytes > left) {
+    size_t chunk = mu_max(mu_round_up(bytes, mu_arena.page_size), (size_t)1 << 17);
+    int err;
+    char *got = mu_mmap(NULL, chunk, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0, &err);
+    at = got;
+    left = got ? chunk : 0;
+  }
+  char *result = bytes <= left ? at : NULL;
+  if (result) {
+    at += bytes;
+    left -= bytes;
+  }
+  mu_lock_release(&lock);
+  return result;
+}

@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The arena: one reservation that every allocation comes from, with the page map and the tables of MiniHeaps and runs
+ * beside it. Grows by making more of the reservation accessible; hands out extents of pages.
+ */
+#ifndef MU_ARENA_H
+#define MU_ARENA_H
+
+#include "src/lock.h"
+#include "src/mini_heap.h"
+#include "src/size_class.h"
+
+/* What is known of a run. Under the lock of its class, but for state and size_class, which are stable while any object
+ * of it is live. */
+struct mu_run {
+  uint8_t in_use; /* 1: a run of small objects */
+  uint8_t size_class;
+  uint8_t meshed;      /* 1: its spans are meshed (some may be open again) */
+  uint8_t closed;      /* 1: in a pass */
+  uint8_t unit_log;    /* meshed: log2 of a unit's pages */
+  uint8_t failures;    /* passes over it that failed, for backing off */
+  uint16_t used;       /* spans with live > 0 */
+  uint32_t next, prev; /* run numbers: the class's runs */
+  uint32_t stamp;      /* tick of the last claim or give-back */
+  uint32_t live;       /* slots, sum over its spans */
+  uint32_t not_before; /* tick before which it is left alone */
+  uint32_t mappings;   /* meshed: how many it uses */
+};
+_Static_assert(sizeof(struct mu_run) == 32, "one run, half a cache line");
+
+struct mu_arena {
+  char *base;
+  _Atomic size_t limit; /* pages below this have their page map and tables; grows only */
+  unsigned page_shift;
+  unsigned stride; /* bytes of a MiniHeap */
+  uint8_t *page_map;
+  char *mini_heaps;
+  struct mu_run *runs;
+  size_t page_size;
+  size_t reserved; /* pages */
+};
+
+extern struct mu_arena mu_arena;
+extern struct mu_lock mu_extent_lock;
+
+/* Once, before anything else. False when not even a minimal reservation can be had. */
+bool mu_arena_init(void);
+
+static inline void *mu_page_address(size_t page) {
+  return mu_arena.base + (page << mu_arena.page_shift);
+}
+static inline struct mu_mini_heap *mu_mini_heap(size_t page) {
+  return (struct mu_mini_heap *)(void *)(mu_arena.mini_heaps + page * mu_arena.stride);
+}
+/* The page number of any address; one outside the arena gives a number past its limit. */
+static inline size_t mu_page_of(const void *p) {
+  return ((uintptr_t)p - (uintptr_t)mu_arena.base) >> mu_arena.page_shift;
+}
+static inline size_t mu_arena_limit(void) {
+  /* relaxed: a thread that holds a pointer into the arena has it from one that saw the limit grow */
+  return atomic_load_explicit(&mu_arena.limit, memory_order_relaxed);
+}
+static inline size_t mu_pages_for(size_t bytes) {
+  return (bytes + mu_arena.page_size - 1) >> mu_arena.page_shift;
+}
+
+/*
+ * A range of `pages` pages whose number is a multiple of `align` (a power of two). Returns its first page, or
+ * MU_NO_PAGE when memory is out. *zeroed says whether it reads as zeros. Takes the extent lock.
+ */
+size_t mu_extent_alloc(size_t pages, size_t align, bool *zeroed);
+/* Gives back a range. clean: nothing of it is resident and it is private anonymous memory. */
+void mu_extent_free(size_t page, size_t pages, bool clean);
+/* Makes [page, page + pages) longer by `more` pages in place, if what follows is free. */
+bool mu_extent_grow(size_t page, size_t pages, size_t more, bool *zeroed);
+
+/* Drops free extents that became dirty at or before `tick`, at most `max_pages` of them (then returns early). Returns
+ * pages dropped. `drop` makes ranges read as zeros. */
+typedef void (*mu_drop_fn)(void *start, size_t len);
+size_t mu_extent_purge(uint32_t tick, size_t max_pages, mu_drop_fn drop);
+
+/* Pages of free extents that may be resident; pages in large allocations. */
+extern _Atomic size_t mu_dirty_pages, mu_large_pages;
+/* The mesher's clock, for stamps: ticks of about 100 ms. */
+extern _Atomic uint32_t mu_tick;
+
+/* Memory for the library's own structures, zeroed, never given back; NULL when out. */
+void *mu_meta_alloc(size_t bytes);
+
+/* Replaces a range by fresh anonymous memory, merging with its neighbours. False: left as it was. */
+bool mu_fresh_mapping(void *start, size_t len);
+
+#endif

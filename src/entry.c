@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The malloc family. Results, errno and corner cases are glibc's: malloc(0) is a unique object, realloc(p, 0) frees,
+ * memalign rounds a bad alignment up, free keeps errno.
+ */
+#include "src/entry.h"
+#include "src/large.h"
+#include "src/log.h"
+#include "src/thread_local_heap.h"
+#include <errno.h>
+#include <string.h>
+
+static MU_NOINLINE void *out_of_memory(void) {
+  errno = ENOMEM;
+  return NULL;
+}
+
+static MU_NOINLINE void *large(size_t size, size_t align, bool *zeroed) {
+  void *p = mu_heap_ready() ? mu_large_alloc(size, align, zeroed) : NULL;
+  return p ? p : out_of_memory();
+}
+
+static inline void *small(unsigned c) {
+  void *p = mu_vector_pop(&mu_tlh->vectors[c]);
+  if (MU_LIKELY(p != NULL)) return p;
+  p = mu_malloc_refill(c);
+  return p ? p : out_of_memory();
+}
+
+/* The class is not known before the heap is made; its first call comes here. */
+static MU_NOINLINE void *medium(size_t size) {
+  bool zeroed;
+  if (size > MU_MAX_SMALL) return large(size, 1, &zeroed);
+  if (!mu_heap_ready()) return out_of_memory();
+  return small(mu_class_of(size));
+}
+
+void *mu_malloc(size_t size) {
+  if (MU_UNLIKELY(size > MU_TABLE_MAX)) return medium(size);
+  unsigned c = mu_class_table[(size + 15) >> 4];
+  return MU_LIKELY(c) ? small(c) : medium(size ? size : 1);
+}
+
+static MU_NOINLINE void free_slow(void *p) {
+  if (!p) return;
+  size_t page = mu_page_of(p);
+  if (page >= mu_arena_limit()) mu_die("free(%p): not an allocation of this allocator", p);
+  const struct mu_run *run = mu_run_of(page);
+  unsigned c = mu_arena.page_map[page];
+  if (c)
+    mu_free_overflow(p, c);
+  else if (run->in_use)
+    mu_give_back(run->size_class, &p, 1);
+  else if (!mu_large_free(p))
+    mu_die("free(%p): not the start of an allocation, or freed before", p);
+}
+
+void mu_free(void *p) {
+  size_t page = mu_page_of(p);
+  if (MU_LIKELY(page < mu_arena_limit()) && MU_LIKELY(mu_vector_push(&mu_tlh->vectors[mu_arena.page_map[page]], p)))
+    return;
+  free_slow(p);
+}
+
+void *mu_calloc(size_t count, size_t size) {
+  size_t bytes;
+  if (MU_UNLIKELY(__builtin_mul_overflow(count, size, &bytes))) return out_of_memory();
+  if (bytes > MU_MAX_SMALL) {
+    bool zeroed;
+    void *p = large(bytes, 1, &zeroed);
+    return p && !zeroed ? memset(p, 0, bytes) : p;
+  }
+  void *p = mu_malloc(bytes);
+  return MU_LIKELY(p != NULL) ? memset(p, 0, bytes) : NULL;
+}
+
+/* The run of small objects that p points into, or NULL. */
+static const struct mu_run *small_run(const void *p) {
+  size_t page = mu_page_of(p);
+  if (page >= mu_arena_limit()) return NULL;
+  const struct mu_run *run = mu_run_of(page);
+  return run->in_use ? run : NULL;
+}
+
+size_t mu_usable_size(const void *p) {
+  if (!p) return 0;
+  const struct mu_run *run = small_run(p);
+  return run ? mu_classes[run->size_class].size : mu_large_usable(p);
+}
+
+bool mu_is_ours(const void *p) {
+  size_t page = mu_page_of(p);
+  return page >= MU_RUN_PAGES && page < mu_arena_limit();
+}
+
+static MU_NOINLINE void *copy_to(void *p, size_t old, size_t size) {
+  void *q = mu_malloc(size);
+  if (!q) return NULL;
+  memcpy(q, p, mu_min(old, size));
+  mu_free(p);
+  return q;
+}
+
+void *mu_realloc(void *p, size_t size) {
+  if (!p) return mu_malloc(size);
+  if (size == 0) {
+    mu_free(p);
+    return NULL;
+  }
+  size_t usable = mu_usable_size(p);
+  if (MU_UNLIKELY(usable == 0)) mu_die("realloc(%p): not the start of an allocation, or freed before", p);
+  if (size > MU_MAX_SMALL && usable > MU_MAX_SMALL) {
+    void *q = mu_large_resize(p, size);
+    if (q) return q;
+  }
+  /* In place while at least half of it stays used. */
+  if (size <= usable && size > usable / 2) return p;
+  if (size > PTRDIFF_MAX) return out_of_memory();
+  void *q = copy_to(p, usable, size);
+  return q || size > usable ? q : p; /* shrinking does not fail */
+}
+
+/* Spans of objects that ask for a large alignment are left alone where pins cannot be seen: they are likely I/O
+ * buffers. */
+enum { IO_ALIGNMENT = 512 };
+
+static void *aligned_small(size_t align, size_t size) {
+  unsigned c = mu_class_of(mu_max(size, align));
+  while (c < MU_CLASSES && mu_classes[c].size & (align - 1)) c++;
+  if (c == MU_CLASSES) return NULL;
+  void *p = small(c);
+  if (p && align >= IO_ALIGNMENT) mu_span_mark_aligned(p);
+  return p;
+}
+
+static void *aligned(size_t align, size_t size) {
+  bool zeroed;
+  if (align <= 16) return mu_malloc(size);
+  if (!mu_heap_ready() || size > PTRDIFF_MAX) return out_of_memory();
+  void *p = NULL;
+  if (align <= mu_arena.page_size && mu_max(size, align) <= MU_MAX_SMALL) p = aligned_small(align, size);
+  return p ? p : large(mu_max(size, 1), align, &zeroed);
+}
+
+void *mu_memalign(size_t align, size_t size) {
+  if (align > SIZE_MAX / 2 + 1) {
+    errno = EINVAL;
+    return NULL;
+  }
+  if (align & (align - 1)) align = (size_t)1 << (mu_log2(align) + 1);
+  return aligned(align, size);
+}
+
+/* ---- the exported names ------------------------------------------------------------------------------------------ */
+
+#ifndef MU_PREFIXED_ONLY
+static const char *const linked __attribute__((used)) = &mu_init_linked;
+
+#define ALIAS(target) __attribute__((alias(#target), visibility("default")))
+
+MU_EXPORT void *malloc(size_t size) ALIAS(mu_malloc);
+MU_EXPORT void free(void *p) ALIAS(mu_free);
+MU_EXPORT void cfree(void *p) ALIAS(mu_free);
+MU_EXPORT void *calloc(size_t count, size_t size) ALIAS(mu_calloc);
+MU_EXPORT void *realloc(void *p, size_t size) ALIAS(mu_realloc);
+MU_EXPORT void *memalign(size_t align, size_t size) ALIAS(mu_memalign);
+MU_EXPORT void *aligned_alloc(size_t align, size_t size) ALIAS(mu_memalign);
+
+MU_EXPORT void *reallocarray(void *p, size_t count, size_t size);
+MU_EXPORT int posix_memalign(void **out, size_t align, size_t size);
+MU_EXPORT void *valloc(size_t size);
+MU_EXPORT void *pvalloc(size_t size);
+MU_EXPORT size_t malloc_usable_size(void *p);
+MU_EXPORT void free_sized(void *p, size_t size);
+MU_EXPORT void free_aligned_sized(void *p, size_t align, size_t size);
+
+void *reallocarray(void *p, size_t count, size_t size) {
+  size_t bytes;
+  return __builtin_mul_overflow(count, size, &bytes) ? out_of_memory() : mu_realloc(p, bytes);
+}
+
+int posix_memalign(void **out, size_t align, size_t size) {
+  if (align % sizeof(void *) || align & (align - 1) || align == 0) return EINVAL;
+  int saved = errno;
+  void *p = aligned(align, size);
+  errno = saved;
+  if (!p) return ENOMEM;
+  *out = p;
+  return 0;
+}
+
+void *valloc(size_t size) {
+  return mu_heap_ready() ? aligned(mu_arena.page_size, size) : out_of_memory();
+}
+
+void *pvalloc(size_t size) {
+  if (!mu_heap_ready() || size > PTRDIFF_MAX) return out_of_memory();
+  return aligned(mu_arena.page_size, mu_round_up(mu_max(size, 1), mu_arena.page_size));
+}
+
+size_t malloc_usable_size(void *p) {
+  return mu_usable_size(p);
+}
+
+void free_sized(void *p, size_t size) {
+  (void)size;
+  mu_free(p);
+}
+
+void free_aligned_sized(void *p, size_t align, size_t size) {
+  (void)align;
+  (void)size;
+  mu_free(p);
+}
+#endif

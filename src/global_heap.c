@@ -1,0 +1,433 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "src/global_heap.h"
+#include "src/log.h"
+#include "src/rng.h"
+#include <errno.h>
+#include <string.h>
+
+struct mu_class_heap mu_class_heaps[MU_CLASSES];
+_Atomic uint64_t mu_spans_in_use, mu_spans_hwm;
+_Atomic uint64_t mu_mesh_mappings;
+void (*mu_on_growth)(void);
+void (*mu_on_activity)(void);
+_Atomic uint32_t mu_mesher_listens;
+
+enum { SPARE_RUNS = 1 }; /* empty runs a class keeps, so that one object at the edge does not make and unmake runs */
+
+void mu_global_heap_init(void) {
+  for (unsigned c = 0; c < MU_CLASSES; c++) mu_class_heaps[c].lock.rank = MU_RANK_CLASS + c;
+}
+
+static uint32_t tick_now(void) {
+  return atomic_load_explicit(&mu_tick, memory_order_relaxed);
+}
+
+/* ---- bins -------------------------------------------------------------------------------------------------------- */
+
+/* Which list an open span belongs on: by eighths of occupancy, so that the fullest are taken first. */
+static uint8_t bin_for(const struct mu_size_class *k, const struct mu_mini_heap *span) {
+  if (span->live == k->slots) return MU_NO_BIN;
+  if (span->live == 0) return MU_EMPTY_BIN;
+  return (uint8_t)(span->live * MU_FILL_BINS / k->slots);
+}
+
+static void unlist(struct mu_class_heap *h, size_t page) {
+  struct mu_mini_heap *m = mu_mini_heap(page);
+  if (m->bin == MU_NO_BIN) return;
+  if (m->prev)
+    mu_mini_heap(m->prev)->next = m->next;
+  else
+    h->bins[m->bin] = m->next;
+  if (m->next) mu_mini_heap(m->next)->prev = m->prev;
+  m->bin = MU_NO_BIN;
+}
+
+static void enlist(struct mu_class_heap *h, size_t page, uint8_t bin) {
+  struct mu_mini_heap *m = mu_mini_heap(page);
+  m->bin = bin;
+  if (bin == MU_NO_BIN) return;
+  m->prev = MU_NO_PAGE;
+  m->next = h->bins[bin];
+  if (m->next) mu_mini_heap(m->next)->prev = (uint32_t)page;
+  h->bins[bin] = (uint32_t)page;
+}
+
+static void rebin(struct mu_class_heap *h, const struct mu_size_class *k, size_t page) {
+  struct mu_mini_heap *m = mu_mini_heap(page);
+  uint8_t bin = bin_for(k, m);
+  if (bin == m->bin) return;
+  unlist(h, page);
+  enlist(h, page, bin);
+}
+
+/* ---- a span comes to life and dies ------------------------------------------------------------------------------- */
+
+static void count_spans(struct mu_class_heap *h, bool born) {
+  if (!born) {
+    h->used_spans--;
+    h->span_frees++;
+    atomic_fetch_sub_explicit(&mu_spans_in_use, 1, memory_order_relaxed);
+    return;
+  }
+  h->used_spans++;
+  h->span_allocs++;
+  uint64_t now = atomic_fetch_add_explicit(&mu_spans_in_use, 1, memory_order_relaxed) + 1;
+  /* A racing maximum may be missed by a span or two; it is a statistic. */
+  if (now > atomic_load_explicit(&mu_spans_hwm, memory_order_relaxed))
+    atomic_store_explicit(&mu_spans_hwm, now, memory_order_relaxed);
+}
+
+static void span_born(struct mu_class_heap *h, struct mu_run *run, struct mu_mini_heap *span) {
+  count_spans(h, true);
+  if (span->flags & MU_MH_TOUCHED)
+    h->touched_empty--;
+  else
+    span->flags |= MU_MH_TOUCHED;
+  if (run->used++ == 0) h->spare_runs--;
+}
+
+static void span_died(struct mu_class_heap *h, struct mu_run *run, struct mu_mini_heap *span) {
+  count_spans(h, false);
+  span->exempt = 0;
+  span->flags &= (uint8_t)~MU_MH_ALIGNED;
+  if (span->state == MU_SPAN_OPEN || span->state == MU_SPAN_CLOSED) h->touched_empty++;
+  if (--run->used == 0) h->spare_runs++;
+}
+
+/* ---- runs -------------------------------------------------------------------------------------------------------- */
+
+static void run_link(struct mu_class_heap *h, uint32_t r) {
+  struct mu_run *run = &mu_arena.runs[r];
+  run->prev = 0;
+  run->next = h->runs;
+  if (run->next) mu_arena.runs[run->next].prev = r;
+  h->runs = r;
+  h->run_count++;
+}
+
+static void run_unlink(struct mu_class_heap *h, uint32_t r) {
+  struct mu_run *run = &mu_arena.runs[r];
+  *(run->prev ? &mu_arena.runs[run->prev].next : &h->runs) = run->next;
+  if (run->next) mu_arena.runs[run->next].prev = run->prev;
+  h->run_count--;
+}
+
+static void map_pages(uint32_t r, uint8_t value) {
+  uint8_t *map = &mu_arena.page_map[(size_t)r * MU_RUN_PAGES];
+  /* relaxed bytes: a thread that reads the old value takes the other way, which is right too (see free) */
+  for (unsigned i = 0; i < MU_RUN_PAGES; i++) __atomic_store_n(&map[i], value, __ATOMIC_RELAXED);
+}
+
+static bool run_create(struct mu_class_heap *h, unsigned c) {
+  const struct mu_size_class *k = &mu_classes[c];
+  bool zeroed;
+  size_t page = mu_extent_alloc(MU_RUN_PAGES, MU_RUN_PAGES, &zeroed);
+  if (!page) return false;
+  uint32_t r = (uint32_t)(page / MU_RUN_PAGES);
+  struct mu_run *run = &mu_arena.runs[r];
+  *run = (struct mu_run){.in_use = 1, .size_class = (uint8_t)c, .stamp = tick_now()};
+  for (size_t at = page + MU_RUN_PAGES; at > page;) {
+    at -= k->span_pages;
+    struct mu_mini_heap *span = mu_mini_heap(at);
+    memset(span, 0, offsetof(struct mu_mini_heap, bitmap) + k->words * 8U);
+    span->state = MU_SPAN_OPEN;
+    span->size_class = (uint8_t)c;
+    if (!zeroed) {
+      span->flags = MU_MH_TOUCHED;
+      h->touched_empty++;
+    }
+    enlist(h, at, MU_EMPTY_BIN);
+  }
+  map_pages(r, (uint8_t)c);
+  run_link(h, r);
+  h->spare_runs++;
+  return true;
+}
+
+/* A run with no live slot goes back to the arena. One that was meshed first gets fresh memory; if the kernel refuses,
+ * the run stays as it is: closed to claims, costing address space only, and is tried again at the next pass. */
+static bool run_destroy(struct mu_class_heap *h, uint32_t r) {
+  struct mu_run *run = &mu_arena.runs[r];
+  const struct mu_size_class *k = &mu_classes[run->size_class];
+  size_t page = (size_t)r * MU_RUN_PAGES;
+  bool was_meshed = run->meshed;
+  if (was_meshed && !mu_fresh_mapping(mu_page_address(page), MU_RUN_PAGES * mu_arena.page_size)) return false;
+  bool touched = false;
+  for (size_t at = page; at < page + MU_RUN_PAGES; at += k->span_pages) {
+    struct mu_mini_heap *span = mu_mini_heap(at);
+    if (span->state != MU_SPAN_MESHED && (span->flags & MU_MH_TOUCHED)) {
+      touched = true;
+      h->touched_empty--;
+    }
+    unlist(h, at);
+    memset(span, 0, mu_arena.stride);
+  }
+  map_pages(r, 0);
+  run_unlink(h, r);
+  h->spare_runs--;
+  if (was_meshed) h->meshed_runs--;
+  if (run->mappings) atomic_fetch_sub_explicit(&mu_mesh_mappings, run->mappings, memory_order_relaxed);
+  memset(run, 0, sizeof *run);
+  mu_extent_free(page, MU_RUN_PAGES, was_meshed || !touched);
+  return true;
+}
+
+/* ---- claim ------------------------------------------------------------------------------------------------------- */
+
+static void shuffle(void **slots, uint32_t n, uint64_t *rng) {
+  for (uint32_t i = n; i > 1; i--) {
+    uint32_t j = mu_rng_below(rng, i);
+    void *t = slots[i - 1];
+    slots[i - 1] = slots[j];
+    slots[j] = t;
+  }
+}
+
+/* Claims up to n free bits of a span, from a random word on, so that no pattern of the program's shows in the bitmap.
+ */
+static uint32_t claim_bits(const struct mu_size_class *k, size_t page, void **out, uint32_t n, uint64_t *rng) {
+  struct mu_mini_heap *span = mu_mini_heap(page);
+  char *base = mu_page_address(page);
+  uint32_t got = 0, first = k->words > 1 ? mu_rng_below(rng, k->words) : 0;
+  for (uint32_t i = 0; i < k->words && got < n; i++) {
+    uint32_t w = first + i < k->words ? first + i : first + i - k->words;
+    uint32_t bits = k->slots - w * 64U;
+    uint64_t free = ~span->bitmap[w] & (bits >= 64 ? ~(uint64_t)0 : ((uint64_t)1 << bits) - 1);
+    for (; free && got < n; free &= free - 1) {
+      uint32_t bit = (uint32_t)__builtin_ctzll(free);
+      span->bitmap[w] |= (uint64_t)1 << bit;
+      out[got++] = base + (size_t)(w * 64 + bit) * k->size;
+    }
+  }
+  return got;
+}
+
+static size_t fullest(const struct mu_class_heap *h) {
+  for (int bin = MU_FILL_BINS - 1; bin >= 0; bin--)
+    if (h->bins[bin]) return h->bins[bin];
+  return h->bins[MU_EMPTY_BIN];
+}
+
+uint32_t mu_claim(unsigned c, void **out, uint32_t n, uint64_t *rng) {
+  struct mu_class_heap *h = &mu_class_heaps[c];
+  const struct mu_size_class *k = &mu_classes[c];
+  bool grew = false;
+  mu_lock_take(&h->lock);
+  size_t page = fullest(h);
+  if (!page) {
+    grew = run_create(h, c);
+    page = fullest(h);
+  }
+  uint32_t got = 0;
+  h->ops++;
+  if (page) {
+    struct mu_mini_heap *span = mu_mini_heap(page);
+    struct mu_run *run = mu_run_of(page);
+    if (span->live == 0) span_born(h, run, span);
+    got = claim_bits(k, page, out, n, rng);
+    span->live = (uint16_t)(span->live + got);
+    run->live += got;
+    run->stamp = tick_now();
+    h->live_slots += got;
+    rebin(h, k, page);
+  }
+  mu_lock_release(&h->lock);
+  shuffle(out, got, rng);
+  mu_note_activity();
+  if (MU_UNLIKELY(grew) && mu_on_growth) mu_on_growth();
+  return got;
+}
+
+/* ---- give back --------------------------------------------------------------------------------------------------- */
+
+static MU_NOINLINE void misuse(const struct mu_place *at, const void *p) {
+  mu_die(at->exact ? "free(%p): double free" : "free(%p): not the start of an allocation", p);
+}
+
+static void give_back_one(struct mu_class_heap *h, const struct mu_size_class *k, void *p) {
+  uint32_t r = (uint32_t)(mu_page_of(p) / MU_RUN_PAGES);
+  struct mu_run *run = &mu_arena.runs[r];
+  struct mu_place at = mu_place_of(run, p);
+  if (MU_UNLIKELY(!at.exact || !mu_bit(at.span->bitmap, at.slot))) misuse(&at, p);
+  mu_bit_clear(at.span->bitmap, at.slot);
+  at.span->live--;
+  run->live--;
+  h->live_slots--;
+  if (at.span->state == MU_SPAN_MESHED) h->meshed_slots--;
+  if (at.span->live == 0) span_died(h, run, at.span);
+  if (at.span->state == MU_SPAN_OPEN) rebin(h, k, at.page);
+  if (run->used == 0 && !run->closed && (run->meshed || h->spare_runs > SPARE_RUNS)) run_destroy(h, r);
+}
+
+void mu_give_back(unsigned c, void *const *slots, uint32_t n) {
+  struct mu_class_heap *h = &mu_class_heaps[c];
+  const struct mu_size_class *k = &mu_classes[c];
+  mu_lock_take(&h->lock);
+  h->ops++;
+  for (uint32_t i = 0; i < n; i++) give_back_one(h, k, slots[i]);
+  mu_lock_release(&h->lock);
+  mu_note_activity();
+}
+
+/* ---- marks ------------------------------------------------------------------------------------------------------- */
+
+void mu_span_mark_aligned(const void *p) {
+  struct mu_run *run = mu_run_of(mu_page_of(p));
+  mu_class_lock(run->size_class);
+  mu_place_of(run, p).span->flags |= MU_MH_ALIGNED;
+  mu_class_unlock(run->size_class);
+}
+
+int mu_span_exempt(const void *p) {
+  struct mu_run *run = mu_run_of(mu_page_of(p));
+  int result = 0;
+  mu_class_lock(run->size_class);
+  struct mu_place at = mu_place_of(run, p);
+  if (!at.exact || !mu_bit(at.span->bitmap, at.slot))
+    result = EINVAL;
+  else if (at.span->state == MU_SPAN_MESHED || at.span->state == MU_SPAN_CLOSED)
+    result = EBUSY;
+  else
+    at.span->exempt = 1;
+  mu_class_unlock(run->size_class);
+  return result;
+}
+
+/* ---- for the mesher ---------------------------------------------------------------------------------------------- */
+
+void mu_run_close(uint32_t r) {
+  struct mu_run *run = &mu_arena.runs[r];
+  struct mu_class_heap *h = &mu_class_heaps[run->size_class];
+  unsigned step = mu_classes[run->size_class].span_pages;
+  run->closed = 1;
+  size_t first = (size_t)r * MU_RUN_PAGES;
+  for (size_t at = first; at < first + MU_RUN_PAGES; at += step) {
+    unlist(h, at);
+    if (mu_mini_heap(at)->state == MU_SPAN_OPEN) mu_mini_heap(at)->state = MU_SPAN_CLOSED;
+  }
+}
+
+static void settle_span(struct mu_class_heap *h, struct mu_run *run, size_t page, bool meshed) {
+  const struct mu_size_class *k = &mu_classes[run->size_class];
+  struct mu_mini_heap *span = mu_mini_heap(page);
+  if (span->state != MU_SPAN_CLOSED) return;
+  if (!meshed) {
+    span->state = MU_SPAN_OPEN;
+    enlist(h, page, bin_for(k, span));
+    return;
+  }
+  if (span->live == 0 && (span->flags & MU_MH_TOUCHED)) h->touched_empty--;
+  span->state = MU_SPAN_MESHED;
+  span->flags |= MU_MH_TOUCHED;
+  h->meshed_slots += span->live;
+  for (size_t i = page; i < page + k->span_pages; i++) __atomic_store_n(&mu_arena.page_map[i], 0, __ATOMIC_RELAXED);
+}
+
+void mu_run_settle(uint32_t r, uint32_t unit_pages, uint64_t meshed) {
+  struct mu_run *run = &mu_arena.runs[r];
+  struct mu_class_heap *h = &mu_class_heaps[run->size_class];
+  unsigned step = mu_classes[run->size_class].span_pages;
+  size_t first = (size_t)r * MU_RUN_PAGES;
+  run->closed = 0;
+  if (meshed && !run->meshed) {
+    run->meshed = 1;
+    h->meshed_runs++;
+  }
+  run->unit_log = (uint8_t)mu_log2(unit_pages);
+  for (size_t i = 0; i < MU_RUN_PAGES; i += step) settle_span(h, run, first + i, meshed >> (i / unit_pages) & 1);
+  if (run->used == 0 && (run->meshed || h->spare_runs > SPARE_RUNS)) run_destroy(h, r);
+}
+
+uint32_t mu_empty_take(unsigned c, uint32_t *pages, uint32_t max, uint32_t before_tick) {
+  struct mu_class_heap *h = &mu_class_heaps[c];
+  uint32_t n = 0;
+  mu_lock_take(&h->lock);
+  if (h->touched_empty)
+    for (size_t page = h->bins[MU_EMPTY_BIN], next; page && n < max; page = next) {
+      struct mu_mini_heap *span = mu_mini_heap(page);
+      next = span->next;
+      if (!(span->flags & MU_MH_TOUCHED) || (int32_t)(mu_run_of(page)->stamp - before_tick) > 0) continue;
+      unlist(h, page);
+      span->state = MU_SPAN_CLOSED;
+      mu_run_of(page)->closed++;
+      pages[n++] = (uint32_t)page;
+    }
+  mu_lock_release(&h->lock);
+  return n;
+}
+
+void mu_empty_return(unsigned c, const uint32_t *pages, uint32_t n, bool dropped) {
+  struct mu_class_heap *h = &mu_class_heaps[c];
+  mu_lock_take(&h->lock);
+  for (uint32_t i = 0; i < n; i++) {
+    struct mu_mini_heap *span = mu_mini_heap(pages[i]);
+    struct mu_run *run = mu_run_of(pages[i]);
+    span->state = MU_SPAN_OPEN;
+    if (dropped) {
+      span->flags &= (uint8_t)~MU_MH_TOUCHED;
+      h->touched_empty--;
+    }
+    enlist(h, pages[i], MU_EMPTY_BIN);
+    if (--run->closed == 0 && run->used == 0 && h->spare_runs > SPARE_RUNS)
+      run_destroy(h, (uint32_t)(pages[i] / MU_RUN_PAGES));
+  }
+  mu_lock_release(&h->lock);
+}
+
+/* ---- validator --------------------------------------------------------------------------------------------------- */
+
+static uint32_t validate_span(const struct mu_size_class *k, unsigned c, size_t page) {
+  const struct mu_mini_heap *span = mu_mini_heap(page);
+  uint32_t live = 0;
+  for (uint32_t w = 0; w < k->words; w++) live += (uint32_t)__builtin_popcountll(span->bitmap[w]);
+  MU_CHECK(span->state >= MU_SPAN_OPEN && span->state <= MU_SPAN_MESHED);
+  MU_CHECK(span->size_class == c);
+  MU_CHECK(span->live == live);
+  MU_CHECK(k->slots % 64 == 0 || (span->bitmap[k->words - 1] >> (k->slots % 64)) == 0);
+  MU_CHECK(span->state == MU_SPAN_OPEN ? span->bin == bin_for(k, span) : span->bin == MU_NO_BIN);
+  for (size_t i = page; i < page + k->span_pages; i++)
+    MU_CHECK(mu_arena.page_map[i] == (span->state == MU_SPAN_MESHED ? 0 : c));
+  return live;
+}
+
+void mu_class_validate(unsigned c) {
+  const struct mu_class_heap *h = &mu_class_heaps[c];
+  const struct mu_size_class *k = &mu_classes[c];
+  size_t live = 0, used = 0, runs = 0, meshed = 0, spare = 0, meshed_slots = 0, touched_empty = 0;
+  for (uint32_t r = h->runs; r; r = mu_arena.runs[r].next, runs++) {
+    const struct mu_run *run = &mu_arena.runs[r];
+    uint32_t run_live = 0, run_used = 0;
+    MU_CHECK(run->in_use && run->size_class == c);
+    for (size_t at = (size_t)r * MU_RUN_PAGES; at < ((size_t)r + 1) * MU_RUN_PAGES; at += k->span_pages) {
+      uint32_t n = validate_span(k, c, at);
+      bool is_meshed = mu_mini_heap(at)->state == MU_SPAN_MESHED;
+      run_live += n;
+      run_used += n > 0;
+      meshed_slots += is_meshed ? n : 0;
+      touched_empty += n == 0 && !is_meshed && (mu_mini_heap(at)->flags & MU_MH_TOUCHED);
+    }
+    MU_CHECK(run->live == run_live);
+    MU_CHECK(run->used == run_used);
+    live += run_live;
+    used += run_used;
+    meshed += run->meshed;
+    spare += run_used == 0;
+  }
+  MU_CHECK(h->live_slots == live && h->used_spans == used && h->run_count == runs);
+  MU_CHECK(h->meshed_runs == meshed && h->spare_runs == spare && h->meshed_slots == meshed_slots);
+  MU_CHECK(h->touched_empty == touched_empty);
+}
+
+/* ---- fork -------------------------------------------------------------------------------------------------------- */
+
+void mu_global_lock_all(void) {
+  for (unsigned c = 1; c < MU_CLASSES; c++) mu_lock_take(&mu_class_heaps[c].lock);
+}
+
+void mu_global_unlock_all(void) {
+  for (unsigned c = MU_CLASSES - 1; c >= 1; c--) mu_lock_release(&mu_class_heaps[c].lock);
+}
+
+void mu_global_renew_locks(void) {
+  for (unsigned c = 1; c < MU_CLASSES; c++) mu_lock_renew(&mu_class_heaps[c].lock);
+}

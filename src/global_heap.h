@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The GlobalHeap: a lock, the runs and the spans of each size class. Threads claim slots from it and give them back in
+ * batches. A set bit of a span's bitmap means: the program's, or in some thread's ShuffleVector.
+ */
+#ifndef MU_GLOBAL_HEAP_H
+#define MU_GLOBAL_HEAP_H
+
+#include "src/arena.h"
+
+enum { MU_FILL_BINS = 8, MU_EMPTY_BIN = MU_FILL_BINS };
+
+struct mu_class_heap {
+  struct mu_lock lock;
+  uint32_t bins[MU_FILL_BINS + 1]; /* open spans with room, by eighths of occupancy; the last: empty ones */
+  uint32_t runs;                   /* list of runs, by run number */
+  uint32_t run_count;
+  uint32_t spare_runs; /* runs with no live slot */
+  /* Sums over open, closed and meshed spans. */
+  size_t live_slots;
+  size_t used_spans; /* live > 0 */
+  size_t meshed_runs;
+  size_t meshed_slots;              /* live slots of meshed spans */
+  uint64_t span_allocs, span_frees; /* spans that came to life, that died */
+  uint32_t touched_empty;           /* empty spans that may be resident */
+  uint64_t ops;                     /* claims and give-backs: for telling whether anything happens */
+} __attribute__((aligned(64)));
+
+extern struct mu_class_heap mu_class_heaps[MU_CLASSES];
+extern _Atomic uint64_t mu_spans_in_use, mu_spans_hwm;
+/* Mappings that meshed runs use, an upper bound. */
+extern _Atomic uint64_t mu_mesh_mappings;
+
+void mu_global_heap_init(void);
+
+/* Claims up to n free slots of the class into out, in random order. Returns how many; 0 when memory is out. */
+uint32_t mu_claim(unsigned size_class, void **out, uint32_t n, uint64_t *rng);
+
+/* Gives slots of the class back. Each is checked: aborts on one that is not a live slot. */
+void mu_give_back(unsigned size_class, void *const *slots, uint32_t n);
+
+/* The run that page belongs to; in_use tells whether it holds small objects. */
+static inline struct mu_run *mu_run_of(size_t page) {
+  return &mu_arena.runs[page / MU_RUN_PAGES];
+}
+/* First page of the span that holds this page of a run in use. */
+static inline size_t mu_span_page(const struct mu_run *run, size_t page) {
+  return page & ~((size_t)mu_classes[run->size_class].span_pages - 1);
+}
+
+/* Where a pointer into a run in use points: the door from a user's pointer to metadata. */
+struct mu_place {
+  size_t page; /* of the span */
+  struct mu_mini_heap *span;
+  uint32_t slot;
+  bool exact; /* points to the slot's first byte */
+};
+static inline struct mu_place mu_place_of(const struct mu_run *run, const void *p) {
+  struct mu_place at;
+  const struct mu_size_class *k = &mu_classes[run->size_class];
+  at.page = mu_span_page(run, mu_page_of(p));
+  size_t offset = (size_t)((const char *)p - (const char *)mu_page_address(at.page));
+  at.span = mu_mini_heap(at.page);
+  at.slot = mu_slot_of(k, offset);
+  at.exact = (size_t)at.slot * k->size == offset && at.slot < k->slots;
+  return at;
+}
+
+/* Marks the span of a live slot: an object of it asked for a large alignment. Counts an exemption: 0, or EINVAL when p
+ * is not a live slot, EBUSY when its span is meshed. Both last until the span is empty. */
+void mu_span_mark_aligned(const void *p);
+int mu_span_exempt(const void *p);
+
+/* ---- for the mesher; all under the class lock, which it takes with these ---- */
+
+static inline void mu_class_lock(unsigned c) {
+  mu_lock_take(&mu_class_heaps[c].lock);
+}
+static inline void mu_class_unlock(unsigned c) {
+  mu_lock_release(&mu_class_heaps[c].lock);
+}
+
+/* Takes the run's spans off every list, so that none is claimed from. */
+void mu_run_close(uint32_t run);
+/* Ends a pass over a closed run: the spans of units u with bit u of `meshed` set become MESHED, the others open again.
+ * unit_pages as in the pass. */
+void mu_run_settle(uint32_t run, uint32_t unit_pages, uint64_t meshed);
+
+/* Empty open spans whose pages may be resident: takes up to `max` of them off the lists (state CLOSED), for dropping.
+ * mu_empty_return puts them back, as not resident when `dropped`. Locks itself. */
+uint32_t mu_empty_take(unsigned size_class, uint32_t *pages, uint32_t max, uint32_t before_tick);
+void mu_empty_return(unsigned size_class, const uint32_t *pages, uint32_t n, bool dropped);
+
+/* Checks every invariant of the class; aborts with a message. The lock is held. */
+void mu_class_validate(unsigned size_class);
+
+/* Fork: all class locks, ascending. */
+void mu_global_lock_all(void);
+void mu_global_unlock_all(void);
+void mu_global_renew_locks(void);
+
+/* Called, without locks, when the heap has grown by a run: the mesher may start. Set once. */
+extern void (*mu_on_growth)(void);
+/* Set while the mesher sleeps until something changes; then mu_on_activity is called, without locks. */
+extern _Atomic uint32_t mu_mesher_listens;
+extern void (*mu_on_activity)(void);
+static inline void mu_note_activity(void) {
+  if (MU_UNLIKELY(atomic_load_explicit(&mu_mesher_listens, memory_order_relaxed))) mu_on_activity();
+}
+
+#endif

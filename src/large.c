@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "src/large.h"
+#include "src/global_heap.h"
+#include "src/sys.h"
+#include <string.h>
+#include <sys/mman.h>
+
+#ifndef MREMAP_DONTUNMAP
+#define MREMAP_DONTUNMAP 4
+#endif
+
+/* Moving page tables costs a flush and two mappings; below this, copying is as fast. No derivation beyond a trial. */
+enum { MIN_MOVE_BYTES = 1 << 18 };
+
+static struct mu_mini_heap *large_at(const void *p) {
+  size_t page = mu_page_of(p);
+  if (page >= mu_arena_limit() || mu_page_address(page) != p) return NULL;
+  struct mu_mini_heap *m = mu_mini_heap(page);
+  return m->state == MU_LARGE ? m : NULL;
+}
+
+static void count(size_t pages, bool more) {
+  if (more)
+    atomic_fetch_add_explicit(&mu_large_pages, pages, memory_order_relaxed);
+  else
+    atomic_fetch_sub_explicit(&mu_large_pages, pages, memory_order_relaxed);
+}
+
+void *mu_large_alloc(size_t size, size_t align, bool *zeroed) {
+  if (size > PTRDIFF_MAX || align > PTRDIFF_MAX) return NULL;
+  size_t pages = mu_max(mu_pages_for(size), 1), page = mu_extent_alloc(pages, mu_max(mu_pages_for(align), 1), zeroed);
+  if (!page) return NULL;
+  struct mu_mini_heap *m = mu_mini_heap(page);
+  m->pages = (uint32_t)pages;
+  m->state = MU_LARGE;
+  count(pages, true);
+  if (mu_on_growth) mu_on_growth();
+  return mu_page_address(page);
+}
+
+static void give_up(size_t page, size_t pages, bool moved) {
+  bool clean = moved && mu_fresh_mapping(mu_page_address(page), pages << mu_arena.page_shift);
+  count(pages, false);
+  mu_extent_free(page, pages, clean);
+  mu_note_activity();
+}
+
+bool mu_large_free(void *p) {
+  struct mu_mini_heap *m = large_at(p);
+  if (!m) return false;
+  size_t pages = m->pages;
+  bool moved = m->flags & MU_MH_MOVED;
+  memset(m, 0, sizeof *m);
+  give_up(mu_page_of(p), pages, moved);
+  return true;
+}
+
+size_t mu_large_usable(const void *p) {
+  const struct mu_mini_heap *m = large_at(p);
+  return m ? (size_t)m->pages << mu_arena.page_shift : 0;
+}
+
+static void *shrink(struct mu_mini_heap *m, void *p, size_t pages) {
+  size_t old = m->pages;
+  if (pages == old) return p;
+  m->pages = (uint32_t)pages;
+  give_up(mu_page_of(p) + pages, old - pages, m->flags & MU_MH_MOVED);
+  return p;
+}
+
+/* A new extent takes over the page tables; the old one is left mapped and empty. */
+static void *move(struct mu_mini_heap *m, void *p, size_t pages) {
+  bool zeroed;
+  size_t old = m->pages, bytes = old << mu_arena.page_shift, to = mu_extent_alloc(pages, 1, &zeroed);
+  if (!to) return NULL;
+  long got = mu_sys_call(MU_SYS_mremap, (long)p, (long)bytes, (long)bytes,
+                         MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, (long)mu_page_address(to), 0);
+  if (got < 0 && got > -4096) {
+    mu_extent_free(to, pages, zeroed);
+    return NULL;
+  }
+  bool was_moved = m->flags & MU_MH_MOVED;
+  memset(m, 0, sizeof *m);
+  struct mu_mini_heap *n = mu_mini_heap(to);
+  n->pages = (uint32_t)pages;
+  n->flags = MU_MH_MOVED;
+  n->state = MU_LARGE;
+  count(pages - old, true);
+  if (was_moved) mu_fresh_mapping(p, bytes);
+  mu_extent_free(mu_page_of(p), old, true);
+  return mu_page_address(to);
+}
+
+void *mu_large_resize(void *p, size_t size) {
+  struct mu_mini_heap *m = large_at(p);
+  if (!m || size > PTRDIFF_MAX) return NULL;
+  size_t pages = mu_max(mu_pages_for(size), 1), old = m->pages;
+  bool zeroed;
+  if (pages <= old) return shrink(m, p, pages);
+  if (mu_extent_grow(mu_page_of(p), old, pages - old, &zeroed)) {
+    m->pages = (uint32_t)pages;
+    count(pages - old, true);
+    return p;
+  }
+  return old << mu_arena.page_shift >= MIN_MOVE_BYTES ? move(m, p, pages) : NULL;
+}

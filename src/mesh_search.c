@@ -1,0 +1,489 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * How many runs should be anchors decides almost everything: one too many wastes its pages, one too few leaves units
+ * without room. So the share of anchors is first tried out on a sample of the runs, then applied to all of them. Runs
+ * become anchors fullest first, since their units are the hardest to place; units join fullest first, each the fullest
+ * packed unit with room among those probed.
+ *
+ * A packed unit with no live slot has no physical page yet, so its first joiner would give back nothing: it is never
+ * joined. That makes pages_saved the true net gain.
+ */
+#include "src/mesh_search.h"
+
+#include <stdbool.h>
+#include <string.h>
+
+enum {
+  ROUGH_SAMPLE = 64, /* runs that the share of anchors is searched with */
+  FINE_SAMPLE = 256, /* runs that it is refined with */
+  COARSE_STEPS = 8,  /* shares tried before the best is refined */
+  KEYS = 1024,       /* buckets of the counting sorts */
+  WINDOW = 8,        /* packed units are probed in windows: for one-word bitmaps, a cache line each */
+  USELESS_SHARE = 8, /* an anchor that gains less than this fraction of the average is as good as full */
+  ATTEMPTS = 8,      /* times `probes` are made for a unit that finds no room: few do, so it costs little */
+};
+
+struct plan {
+  struct mu_mesh_search *s;
+  uint32_t *ranked;    /* runs, fullest first; then the runs of the anchors by number */
+  uint32_t sample;     /* runs looked at now: evenly spread over ranked[] */
+  uint32_t candidates; /* units in s->order */
+  uint32_t first, end; /* packed units probed now */
+  uint64_t random;
+};
+
+/* The anchors are the sample's runs number skip to skip + count. */
+struct choice_of_anchors {
+  uint32_t skip, count;
+  uint64_t saved;
+};
+
+static uint64_t next_random(struct plan *p) {
+  uint64_t z = p->random += 0x9E3779B97F4A7C15u;
+  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+  z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+  return z ^ (z >> 31);
+}
+
+static uint32_t random_below(struct plan *p, uint32_t bound) {
+  return (uint32_t)(((next_random(p) >> 32) * bound) >> 32);
+}
+
+static uint32_t at_least_one(uint32_t n) {
+  return n ? n : 1;
+}
+
+static uint32_t scale(uint32_t n, uint32_t to, uint32_t from) {
+  return (uint32_t)((uint64_t)n * to / from);
+}
+
+static const uint64_t *unit_bits(const struct mu_mesh_search *s, uint32_t unit) {
+  return s->live + (size_t)unit * s->words;
+}
+
+static uint64_t *packed_bits(const struct mu_mesh_search *s, uint32_t packed) {
+  return s->packed + (size_t)packed * s->words;
+}
+
+static uint32_t count_bits(const uint64_t *bits, size_t words) {
+  uint32_t n = 0;
+  for (size_t i = 0; i < words; i++) n += (uint32_t)__builtin_popcountll(bits[i]);
+  return n;
+}
+
+static uint32_t unit_live(const struct mu_mesh_search *s, uint32_t unit) {
+  return count_bits(unit_bits(s, unit), s->words);
+}
+
+static uint32_t run_live(const struct mu_mesh_search *s, uint32_t run) {
+  return count_bits(unit_bits(s, run * s->units_per_run), (size_t)s->units_per_run * s->words);
+}
+
+static uint32_t sampled_run(const struct plan *p, uint32_t i) {
+  return p->ranked[scale(i, p->s->runs, p->sample)];
+}
+
+/* Counting sorts, fullest first. */
+
+static uint32_t shift_to_key(uint64_t max_live) {
+  uint32_t shift = 0;
+  while (max_live >> shift >= KEYS) shift++;
+  return shift;
+}
+
+static void counts_to_places(uint32_t place[KEYS]) {
+  uint32_t before = 0;
+  for (uint32_t key = KEYS; key-- > 0;) {
+    uint32_t n = place[key];
+    place[key] = before;
+    before += n;
+  }
+}
+
+static void rank_runs(struct plan *p) {
+  const struct mu_mesh_search *s = p->s;
+  uint32_t place[KEYS] = {0};
+  uint32_t shift = shift_to_key((uint64_t)s->units_per_run * s->words * 64);
+  for (uint32_t run = 0; run < s->runs; run++) {
+    s->work[run] = run_live(s, run) >> shift;
+    place[s->work[run]]++;
+  }
+  counts_to_places(place);
+  for (uint32_t run = 0; run < s->runs; run++) p->ranked[place[s->work[run]]++] = run;
+}
+
+static uint32_t candidate_live(const struct mu_mesh_search *s, uint32_t unit) {
+  return s->pages[unit] >= at_least_one(s->min_pages_per_join) ? unit_live(s, unit) : 0;
+}
+
+static void count_candidates(struct plan *p, uint32_t run, uint32_t shift, uint32_t place[KEYS]) {
+  const struct mu_mesh_search *s = p->s;
+  for (uint32_t unit = run * s->units_per_run, u = 0; u < s->units_per_run; u++, unit++) {
+    s->work[unit] = candidate_live(s, unit);
+    if (!s->work[unit]) continue;
+    place[s->work[unit] >> shift]++;
+    p->candidates++;
+  }
+}
+
+static void place_candidates(const struct plan *p, uint32_t run, uint32_t shift, uint32_t place[KEYS]) {
+  const struct mu_mesh_search *s = p->s;
+  for (uint32_t unit = run * s->units_per_run, u = 0; u < s->units_per_run; u++, unit++)
+    if (s->work[unit]) s->order[place[s->work[unit] >> shift]++] = unit;
+}
+
+static void take_sample(struct plan *p, uint32_t sample) {
+  uint32_t place[KEYS] = {0};
+  uint32_t shift = shift_to_key((uint64_t)p->s->words * 64);
+  p->sample = sample;
+  p->candidates = 0;
+  for (uint32_t i = 0; i < sample; i++) count_candidates(p, sampled_run(p, i), shift, place);
+  counts_to_places(place);
+  for (uint32_t i = 0; i < sample; i++) place_candidates(p, sampled_run(p, i), shift, place);
+}
+
+/* Probing. The best fit so far is one number, fullness above packed number, so that finding it takes no branch. */
+
+static inline uint64_t overlap(const uint64_t *a, const uint64_t *b, uint32_t words) {
+  uint64_t both = 0;
+  for (uint32_t i = 0; i < words; i++) both |= a[i] & b[i];
+  return both;
+}
+
+static inline uint64_t best_of(const struct mu_mesh_search *s, const uint64_t *bits, uint32_t from, uint32_t to,
+                               uint64_t best, uint32_t words) {
+  const uint64_t *packed = s->packed + (size_t)from * words;
+  for (uint32_t i = from; i < to; i++, packed += words) {
+    bool fits = !overlap(packed, bits, words) & (s->packed_live[i] != 0);
+    uint64_t fit = ((uint64_t)s->packed_live[i] << 32 | i) & (0 - (uint64_t)fits);
+    best = fit > best ? fit : best;
+  }
+  return best;
+}
+
+/* The constants let the compiler unroll the common sizes. */
+static uint64_t best_in_window(const struct mu_mesh_search *s, const uint64_t *bits, uint32_t from, uint32_t to,
+                               uint64_t best) {
+  switch (s->words) {
+  case 1:
+    return best_of(s, bits, from, to, best, 1);
+  case 2:
+    return best_of(s, bits, from, to, best, 2);
+  case 4:
+    return best_of(s, bits, from, to, best, 4);
+  case 8:
+    return best_of(s, bits, from, to, best, 8);
+  default:
+    return best_of(s, bits, from, to, best, s->words);
+  }
+}
+
+static uint32_t random_window(struct plan *p) {
+  return p->first + random_below(p, p->end - p->first - WINDOW + 1);
+}
+
+/* In a large heap nearly every window is a cache miss: ask for all of them at once. */
+static void prefetch_windows(struct plan *p) {
+  const struct mu_mesh_search *s = p->s;
+  uint64_t random = p->random;
+  for (uint32_t i = 0; i < s->probes; i += WINDOW) {
+    uint32_t from = random_window(p);
+    __builtin_prefetch(packed_bits(s, from));
+    __builtin_prefetch(s->packed_live + from);
+  }
+  p->random = random;
+}
+
+static uint64_t best_in_windows(struct plan *p, const uint64_t *bits) {
+  uint64_t best = 0;
+  prefetch_windows(p);
+  for (uint32_t i = 0; i < p->s->probes; i += WINDOW) {
+    uint32_t from = random_window(p);
+    best = best_in_window(p->s, bits, from, from + WINDOW, best);
+  }
+  return best;
+}
+
+static uint64_t best_fit(struct plan *p, const uint64_t *bits) {
+  uint32_t n = p->end - p->first;
+  uint64_t best = 0;
+  if (n <= p->s->probes || n <= WINDOW) return best_in_window(p->s, bits, p->first, p->end, 0);
+  for (int i = 0; i < ATTEMPTS && !best; i++) best = best_in_windows(p, bits);
+  return best;
+}
+
+/* A packed unit with room, or MU_UNIT_STAYS. */
+static uint32_t find_room(struct plan *p, uint32_t unit) {
+  uint64_t best = best_fit(p, unit_bits(p->s, unit));
+  return best ? (uint32_t)best : MU_UNIT_STAYS;
+}
+
+/* Joining and leaving: slots in a packed unit are disjoint, so taking a unit's out again is exact. */
+
+static void toggle(const struct mu_mesh_search *s, uint32_t unit, uint32_t packed) {
+  const uint64_t *bits = unit_bits(s, unit);
+  uint64_t *into = packed_bits(s, packed);
+  for (uint32_t i = 0; i < s->words; i++) into[i] ^= bits[i];
+}
+
+static void join(const struct mu_mesh_search *s, uint32_t unit, uint32_t packed) {
+  toggle(s, unit, packed);
+  s->packed_live[packed] += unit_live(s, unit);
+  s->choice[unit] = packed;
+}
+
+static void leave(const struct mu_mesh_search *s, uint32_t unit) {
+  uint32_t packed = s->choice[unit];
+  toggle(s, unit, packed);
+  s->packed_live[packed] -= unit_live(s, unit);
+  s->choice[unit] = MU_UNIT_STAYS;
+}
+
+static bool seeks_room(const struct mu_mesh_search *s, uint32_t unit) {
+  return s->choice[unit] == MU_UNIT_STAYS && s->role[unit / s->units_per_run] != MU_RUN_ANCHOR;
+}
+
+/* Returns the pages given back. */
+static uint64_t join_all(struct plan *p) {
+  const struct mu_mesh_search *s = p->s;
+  uint64_t saved = 0;
+  if (p->first == p->end) return 0;
+  for (uint32_t i = 0; i < p->candidates; i++) {
+    uint32_t unit = s->order[i];
+    if (!seeks_room(s, unit)) continue;
+    uint32_t packed = find_room(p, unit);
+    if (packed == MU_UNIT_STAYS) continue;
+    join(s, unit, packed);
+    saved += s->pages[unit];
+  }
+  return saved;
+}
+
+/* Anchors. */
+
+static void found_anchor(const struct mu_mesh_search *s, uint32_t run, uint32_t base) {
+  uint32_t unit = run * s->units_per_run;
+  s->role[run] = MU_RUN_ANCHOR;
+  memcpy(packed_bits(s, base), unit_bits(s, unit), (size_t)s->units_per_run * s->words * sizeof *s->packed);
+  for (uint32_t u = 0; u < s->units_per_run; u++) s->packed_live[base + u] = unit_live(s, unit + u);
+}
+
+static uint32_t base_of(const struct mu_mesh_search *s, uint32_t anchor) {
+  return s->targets + anchor * s->units_per_run;
+}
+
+static void found_anchors(struct plan *p, const struct choice_of_anchors *c) {
+  const struct mu_mesh_search *s = p->s;
+  for (uint32_t i = 0; i < c->count; i++) found_anchor(s, sampled_run(p, c->skip + i), base_of(s, i));
+  p->first = s->targets - scale(s->targets, p->sample, s->runs);
+  p->end = base_of(s, c->count);
+  p->random = s->seed;
+}
+
+static uint32_t anchor_joined(const struct mu_mesh_search *s, uint32_t unit) {
+  return (s->choice[unit] - s->targets) / s->units_per_run;
+}
+
+static bool joined_anchor(const struct mu_mesh_search *s, uint32_t unit) {
+  return s->choice[unit] != MU_UNIT_STAYS && s->choice[unit] >= s->targets;
+}
+
+/* work[a] becomes the pages given back by units that join anchor a. */
+static void count_gains(const struct plan *p, uint32_t anchors) {
+  const struct mu_mesh_search *s = p->s;
+  memset(s->work, 0, anchors * sizeof *s->work);
+  for (uint32_t i = 0; i < p->candidates; i++)
+    if (joined_anchor(s, s->order[i])) s->work[anchor_joined(s, s->order[i])] += s->pages[s->order[i]];
+}
+
+/* Trying out a number of anchors on the sample. */
+
+static void undo(struct plan *p, const struct choice_of_anchors *c) {
+  const struct mu_mesh_search *s = p->s;
+  for (uint32_t i = 0; i < p->candidates; i++)
+    if (s->choice[s->order[i]] != MU_UNIT_STAYS) leave(s, s->order[i]);
+  for (uint32_t i = 0; i < c->count; i++) s->role[sampled_run(p, c->skip + i)] = MU_RUN_STAYS;
+}
+
+static void try_out(struct plan *p, uint32_t skip, uint32_t count, struct choice_of_anchors *best) {
+  struct choice_of_anchors c = {.skip = skip, .count = count};
+  if (skip + count > p->sample) return;
+  found_anchors(p, &c);
+  c.saved = join_all(p);
+  undo(p, &c);
+  if (c.saved > best->saved) *best = c;
+}
+
+static void try_coarsely(struct plan *p, uint32_t skip, uint32_t step, struct choice_of_anchors *best) {
+  for (uint32_t count = 0; skip + count < p->sample; count += step) try_out(p, skip, count, best);
+}
+
+static void refine(struct plan *p, uint32_t step, struct choice_of_anchors *best) {
+  while (step > 1) {
+    struct choice_of_anchors middle = *best;
+    step = (step + 1) / 2;
+    if (middle.count > step) try_out(p, middle.skip, middle.count - step, best);
+    try_out(p, middle.skip, middle.count + step, best);
+  }
+}
+
+/* Nearly full runs rank first, but nobody fits into them, and probing them is in vain. */
+static uint32_t count_useless(struct plan *p, const struct choice_of_anchors *c) {
+  uint32_t useless = 0;
+  found_anchors(p, c);
+  join_all(p);
+  count_gains(p, c->count);
+  while (useless < c->count && (uint64_t)p->s->work[useless] * USELESS_SHARE * c->count < c->saved) useless++;
+  undo(p, c);
+  return useless;
+}
+
+static struct choice_of_anchors choose_roughly(struct plan *p) {
+  uint32_t step = (p->sample + COARSE_STEPS - 1) / COARSE_STEPS;
+  struct choice_of_anchors best = {0}, beyond_useless = {0};
+  try_coarsely(p, 0, step, &best);
+  refine(p, step, &best);
+  uint32_t useless = count_useless(p, &best);
+  if (!useless) return best;
+  try_coarsely(p, useless, step, &beyond_useless);
+  refine(p, step, &beyond_useless);
+  return beyond_useless.saved > best.saved ? beyond_useless : best;
+}
+
+static void scale_choice(struct choice_of_anchors *c, uint32_t to, uint32_t from) {
+  uint32_t end = scale(c->skip + c->count, to, from);
+  c->skip = scale(c->skip, to, from);
+  c->count = end - c->skip;
+}
+
+static uint32_t smaller(uint32_t a, uint32_t b) {
+  return a < b ? a : b;
+}
+
+static struct choice_of_anchors choose_anchors(struct plan *p) {
+  uint32_t rough = smaller(p->s->runs, ROUGH_SAMPLE), fine = smaller(p->s->runs, FINE_SAMPLE);
+  take_sample(p, rough);
+  struct choice_of_anchors c = choose_roughly(p);
+  if (fine > rough) {
+    take_sample(p, fine);
+    scale_choice(&c, fine, rough);
+    c.saved = 0;
+    try_out(p, c.skip, c.count, &c);
+    refine(p, fine / rough, &c);
+  }
+  scale_choice(&c, p->s->runs, fine);
+  return c;
+}
+
+/* Dropping anchors that are not worth it, the worst half of them at a time, so that their joiners help the others. */
+
+static uint32_t count_gaining_at_most(const struct mu_mesh_search *s, uint32_t anchors, uint32_t gain) {
+  uint32_t n = 0;
+  for (uint32_t a = 0; a < anchors; a++) n += s->work[a] <= gain;
+  return n;
+}
+
+/* The smallest gain that at least half of the anchors gaining less than `wanted` do not exceed. */
+static uint32_t median_below(const struct mu_mesh_search *s, uint32_t anchors, uint32_t wanted) {
+  uint32_t half = (count_gaining_at_most(s, anchors, wanted - 1) + 1) / 2, low = 0, high = wanted - 1;
+  while (low < high) {
+    uint32_t middle = low + (high - low) / 2;
+    if (count_gaining_at_most(s, anchors, middle) >= half)
+      high = middle;
+    else
+      low = middle + 1;
+  }
+  return low;
+}
+
+static void move_anchor(struct plan *p, uint32_t from, uint32_t to) {
+  const struct mu_mesh_search *s = p->s;
+  if (from == to) return;
+  memcpy(packed_bits(s, base_of(s, to)), packed_bits(s, base_of(s, from)),
+         (size_t)s->units_per_run * s->words * sizeof *s->packed);
+  memcpy(s->packed_live + base_of(s, to), s->packed_live + base_of(s, from), s->units_per_run * sizeof *s->packed_live);
+  p->ranked[to] = p->ranked[from];
+}
+
+/* work[a] becomes the new number of anchor a, or MU_UNIT_STAYS. Returns how many are kept. */
+static uint32_t renumber_anchors(struct plan *p, uint32_t anchors, uint32_t gain) {
+  uint32_t kept = 0;
+  for (uint32_t a = 0; a < anchors; a++) {
+    if (p->s->work[a] > gain) {
+      move_anchor(p, a, kept);
+      p->s->work[a] = kept++;
+    } else {
+      p->s->role[p->ranked[a]] = MU_RUN_STAYS;
+      p->s->work[a] = MU_UNIT_STAYS;
+    }
+  }
+  return kept;
+}
+
+static void renumber_choices(const struct plan *p) {
+  const struct mu_mesh_search *s = p->s;
+  for (uint32_t i = 0; i < p->candidates; i++) {
+    uint32_t unit = s->order[i];
+    if (!joined_anchor(s, unit)) continue;
+    uint32_t anchor = s->work[anchor_joined(s, unit)], u = (s->choice[unit] - s->targets) % s->units_per_run;
+    s->choice[unit] = anchor == MU_UNIT_STAYS ? MU_UNIT_STAYS : base_of(s, anchor) + u;
+  }
+}
+
+/* Returns how many anchors are kept. */
+static uint32_t drop_poor_anchors(struct plan *p, uint32_t anchors) {
+  const struct mu_mesh_search *s = p->s;
+  uint32_t wanted = at_least_one(s->min_pages_per_anchor);
+  while (anchors) {
+    count_gains(p, anchors);
+    if (!count_gaining_at_most(s, anchors, wanted - 1)) break;
+    anchors = renumber_anchors(p, anchors, median_below(s, anchors, wanted));
+    renumber_choices(p);
+    p->end = base_of(s, anchors);
+    join_all(p);
+  }
+  return anchors;
+}
+
+/* The answer. */
+
+static void number_anchors(const struct plan *p, uint32_t anchors) {
+  const struct mu_mesh_search *s = p->s;
+  memcpy(s->work, p->ranked, anchors * sizeof *s->work); /* ranked[] is anchor_base[] */
+  memset(s->anchor_base, 0, s->runs * sizeof *s->anchor_base);
+  for (uint32_t a = 0; a < anchors; a++) s->anchor_base[s->work[a]] = base_of(s, a);
+  p->s->founded = anchors * s->units_per_run;
+}
+
+static void evacuate_joined(struct plan *p) {
+  struct mu_mesh_search *s = p->s;
+  s->pages_saved = 0;
+  for (uint32_t i = 0; i < p->candidates; i++) {
+    uint32_t unit = s->order[i];
+    if (s->choice[unit] == MU_UNIT_STAYS) continue;
+    s->role[unit / s->units_per_run] = MU_RUN_EVACUATED;
+    s->pages_saved += s->pages[unit];
+  }
+}
+
+static void make_plan(struct plan *p) {
+  struct mu_mesh_search *s = p->s;
+  rank_runs(p);
+  struct choice_of_anchors c = choose_anchors(p);
+  take_sample(p, s->runs);
+  found_anchors(p, &c);
+  memmove(p->ranked, p->ranked + c.skip, c.count * sizeof *p->ranked);
+  join_all(p);
+  number_anchors(p, drop_poor_anchors(p, c.count));
+  evacuate_joined(p);
+}
+
+void mu_mesh_search(struct mu_mesh_search *s) {
+  struct plan p = {.s = s, .ranked = s->anchor_base};
+  s->founded = 0;
+  s->pages_saved = 0;
+  if (!s->runs || !s->units_per_run) return;
+  memset(s->choice, 0xff, (size_t)s->runs * s->units_per_run * sizeof *s->choice);
+  memset(s->role, MU_RUN_STAYS, s->runs);
+  make_plan(&p);
+}

@@ -1,0 +1,320 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "src/mesher.h"
+#include "src/global_heap.h"
+#include "src/options.h"
+#include "src/pack.h"
+#include "src/pass.h"
+#include "src/sys.h"
+#include "src/thread.h"
+#include "src/thread_local_heap.h"
+#include "uffd/engine.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+
+enum {
+  TICK_MS = 100,
+  EAGER_TICK_MS = 2,
+  QUIET_TICKS = 2,
+  IDLE_TICKS = 30,       /* without any change: sleep until woken */
+  BURST_SECONDS = 60,    /* processor time is averaged over this */
+  MIN_PAGES_A_PLAN = 64, /* less is not worth the barriers */
+  START_BYTES = 8 << 20, /* smaller heaps are left alone: a thread costs more than they hold back */
+  PURGE_PAGES = 16384,   /* at most so many in one go, between looks at the clock */
+  COMPACT_ROUNDS = 3,
+};
+
+struct mu_mesher_counters mu_mesher_counters;
+
+enum { NOT_STARTED, RUNNING, CANNOT };
+
+static struct {
+  _Atomic uint32_t state;
+  _Atomic uint32_t bell; /* futex: rung for requests and when activity resumes */
+  _Atomic uint32_t asleep;
+  _Atomic uint32_t asked, answered; /* requests to compact: tickets */
+  _Atomic uint64_t freed;           /* by the last request answered */
+  _Atomic uint32_t paused;
+  _Atomic uint32_t wants_turn; /* sync tiers: a pass would pay, if the program's one thread lends us a moment */
+  pthread_t thread;
+  int64_t budget_ns; /* processor time that may be spent now */
+  uint64_t last_wall, last_cpu;
+  uint64_t ops_seen;
+  uint32_t unchanged;
+} m;
+
+/* ---- reclaim -------------------------------------------------------------------------------------------------------
+ */
+
+static void drop_one(void *start, size_t len) {
+  struct mu_range range = {start, len};
+  mu_drop(&range, 1);
+}
+
+static size_t purge_extents(uint32_t tick) {
+  size_t all = 0, done;
+  do {
+    mu_pass_lock(); /* a fork must not see an extent that is on no list */
+    done = mu_extent_purge(tick, PURGE_PAGES, drop_one);
+    mu_pass_unlock();
+    all += done;
+  } while (done >= PURGE_PAGES);
+  return all;
+}
+
+/* Neighbouring spans become one range. */
+static size_t ranges_of(const uint32_t *pages, uint32_t n, size_t span_bytes, struct mu_range *ranges) {
+  size_t count = 0;
+  for (uint32_t i = 0; i < n; i++) {
+    char *start = mu_page_address(pages[i]);
+    struct mu_range *last = count ? &ranges[count - 1] : NULL;
+    if (last && (char *)last->start + last->len == start)
+      last->len += span_bytes;
+    else if (last && start + span_bytes == last->start)
+      last->start = start, last->len += span_bytes;
+    else
+      ranges[count++] = (struct mu_range){start, span_bytes};
+  }
+  return count;
+}
+
+static size_t purge_empty_spans(unsigned c, uint32_t tick) {
+  enum { BATCH = 512 };
+  uint32_t pages[BATCH], n;
+  struct mu_range ranges[BATCH];
+  size_t span_bytes = (size_t)mu_classes[c].span_pages << mu_arena.page_shift, done = 0;
+  do {
+    mu_pass_lock();
+    n = mu_empty_take(c, pages, BATCH, tick);
+    if (n) {
+      mu_drop(ranges, ranges_of(pages, n, span_bytes, ranges));
+      mu_empty_return(c, pages, n, true);
+      done += n;
+    }
+    mu_pass_unlock();
+  } while (n == BATCH);
+  return done * mu_classes[c].span_pages;
+}
+
+static size_t purge(uint32_t tick) {
+  size_t pages = purge_extents(tick);
+  for (unsigned c = 1; c < MU_CLASSES; c++) pages += purge_empty_spans(c, tick);
+  mu_count(&mu_mesher_counters.reclaimed_bytes, pages << mu_arena.page_shift);
+  return pages;
+}
+
+static size_t unused_pages(void) {
+  size_t pages = atomic_load_explicit(&mu_dirty_pages, memory_order_relaxed);
+  for (unsigned c = 1; c < MU_CLASSES; c++) pages += (size_t)mu_class_heaps[c].touched_empty * mu_classes[c].span_pages;
+  return pages;
+}
+
+/* ---- meshing -------------------------------------------------------------------------------------------------------
+ */
+
+/* In the tiers without a sound barrier the program must have one thread, and that one must be waiting for us. */
+static bool program_stands_still(void) {
+  char buf[1024];
+  int fd = mu_open("/proc/self/task", O_RDONLY | O_DIRECTORY | O_CLOEXEC), tasks = 0;
+  if (fd < 0) return false;
+  long n;
+  while ((n = mu_sys_call(MU_SYS_getdents64, fd, (long)buf, sizeof buf, 0, 0, 0)) > 0)
+    for (long at = 0; at < n; at += *(unsigned short *)(void *)(buf + at + 16)) tasks += buf[at + 19] != '.';
+  mu_close(fd);
+  return tasks == 2;
+}
+
+static bool may_mesh(bool waited_for) {
+  if (!mu_options.mesh || atomic_load_explicit(&m.paused, memory_order_relaxed)) return false;
+  if (mu_engine_tier() == MU_TIER_UNKNOWN) mu_engine_start();
+  if (mu_engine_tier() <= MU_TIER_FULL_WP) return true;
+  return waited_for && program_stands_still();
+}
+
+static size_t mesh(const struct mu_pass_policy *policy, bool waited_for) {
+  size_t pages = 0;
+  if (!may_mesh(waited_for)) return 0;
+  mu_mapping_budget_refresh();
+  for (unsigned c = 1; c < MU_CLASSES; c++) pages += mu_pass_class(c, policy);
+  mu_count(&mu_mesher_counters.freed_bytes, pages << mu_arena.page_shift);
+  if (mu_options.validate)
+    for (unsigned c = 1; c < MU_CLASSES; c++) {
+      mu_class_lock(c);
+      mu_class_validate(c);
+      mu_class_unlock(c);
+    }
+  return pages;
+}
+
+/* An estimate without any system call: bytes of free slots in spans that hold live ones and are not meshed. */
+static bool meshing_may_pay(void) {
+  size_t bytes = 0;
+  for (unsigned c = 1; c < MU_CLASSES; c++) {
+    const struct mu_class_heap *h = &mu_class_heaps[c];
+    if (mu_classes[c].meshable) bytes += (h->used_spans * mu_classes[c].slots - h->live_slots) * mu_classes[c].size;
+  }
+  return bytes >> mu_arena.page_shift >= MIN_PAGES_A_PLAN;
+}
+
+static size_t compact_fully(void) {
+  struct mu_pass_policy policy = {.quiet_ticks = 0, .min_pages = 1, .ignore_backoff = true};
+  uint32_t now = atomic_load_explicit(&mu_tick, memory_order_relaxed);
+  size_t pages = purge(now), got;
+  for (int round = 0; round < COMPACT_ROUNDS; round++) {
+    pages += got = mesh(&policy, true);
+    if (!got) break;
+  }
+  return (pages + purge(now)) << mu_arena.page_shift;
+}
+
+/* ---- the thread ----------------------------------------------------------------------------------------------------
+ */
+
+static uint64_t ops_so_far(void) {
+  uint64_t ops = atomic_load_explicit(&mu_large_pages, memory_order_relaxed);
+  for (unsigned c = 1; c < MU_CLASSES; c++) ops += mu_class_heaps[c].ops;
+  return ops;
+}
+
+/* At most cpu_percent of one core, averaged over BURST_SECONDS. */
+static void earn_budget(void) {
+  uint64_t wall = mu_now_ns(), cpu = mu_thread_cpu_ns();
+  int64_t most = (int64_t)BURST_SECONDS * 10000000 * mu_options.cpu_percent;
+  m.budget_ns += (int64_t)((wall - m.last_wall) * mu_options.cpu_percent / 100) - (int64_t)(cpu - m.last_cpu);
+  if (m.budget_ns > most) m.budget_ns = most;
+  m.last_wall = wall;
+  m.last_cpu = cpu;
+}
+
+static void answer_requests(void) {
+  uint32_t asked = atomic_load_explicit(&m.asked, memory_order_acquire);
+  if (asked == atomic_load_explicit(&m.answered, memory_order_relaxed)) return;
+  atomic_store_explicit(&m.freed, compact_fully(), memory_order_relaxed);
+  atomic_store_explicit(&m.answered, asked, memory_order_release);
+  mu_futex_wake(&m.answered, INT32_MAX);
+}
+
+static void tick(void) {
+  uint32_t now = atomic_fetch_add_explicit(&mu_tick, 1, memory_order_relaxed) + 1;
+  uint32_t decay = mu_options.eager ? 1 : mu_options.decay_ms / TICK_MS;
+  earn_budget();
+  if (unused_pages()) purge(now - decay);
+  if (!meshing_may_pay() || (m.budget_ns <= 0 && !mu_options.eager)) return;
+  struct mu_pass_policy policy = {.quiet_ticks = mu_options.eager ? 0 : QUIET_TICKS,
+                                  .min_pages = mu_options.eager ? 1 : MIN_PAGES_A_PLAN,
+                                  .deadline_ns = mu_thread_cpu_ns() + (uint64_t)mu_max((size_t)m.budget_ns, 1000000),
+                                  .ignore_backoff = mu_options.eager};
+  mesh(&policy, false);
+  if (mu_engine_tier() > MU_TIER_FULL_WP) atomic_store_explicit(&m.wants_turn, 1, memory_order_relaxed);
+}
+
+/* How long to sleep: for ever when nothing has happened for a while and nothing is left to give back. */
+static int64_t nap(void) {
+  uint64_t ops = ops_so_far();
+  m.unchanged = ops == m.ops_seen ? m.unchanged + 1 : 0;
+  m.ops_seen = ops;
+  if (m.unchanged > IDLE_TICKS && !unused_pages()) return -1;
+  return (int64_t)(mu_options.eager ? EAGER_TICK_MS : TICK_MS) * 1000000;
+}
+
+static void *run(void *unused) {
+  (void)unused;
+  mu_thread_settle("mesh-uffd");
+  m.last_wall = mu_now_ns();
+  m.last_cpu = mu_thread_cpu_ns();
+  m.budget_ns = (int64_t)BURST_SECONDS * 10000000 * mu_options.cpu_percent;
+  for (;;) {
+    uint32_t bell = atomic_load_explicit(&m.bell, memory_order_acquire);
+    answer_requests();
+    tick();
+    int64_t ns = nap();
+    if (ns < 0) {
+      mu_reclaim_idle();
+      atomic_store_explicit(&mu_mesher_listens, 1, memory_order_seq_cst);
+      if (ops_so_far() != m.ops_seen) ns = 0;
+    }
+    if (ns) mu_futex_wait(&m.bell, bell, ns);
+    atomic_store_explicit(&mu_mesher_listens, 0, memory_order_relaxed);
+  }
+  return NULL;
+}
+
+static void ring_bell(void) {
+  atomic_fetch_add_explicit(&m.bell, 1, memory_order_release);
+  mu_futex_wake(&m.bell, 1);
+}
+
+/* The mesher sleeps for good and something has changed: called by whoever changed it, without locks. */
+static void activity(void) {
+  if (atomic_exchange_explicit(&mu_mesher_listens, 0, memory_order_relaxed)) ring_bell();
+}
+
+static void start(void) {
+  uint32_t not_started = NOT_STARTED;
+  if (!atomic_compare_exchange_strong_explicit(&m.state, &not_started, RUNNING, memory_order_acq_rel,
+                                               memory_order_relaxed))
+    return;
+  if (mu_thread_create(&m.thread, run) != 0) atomic_store_explicit(&m.state, CANNOT, memory_order_release);
+}
+
+static void grown(void) {
+  if (MU_LIKELY(atomic_load_explicit(&m.state, memory_order_relaxed) != NOT_STARTED)) return;
+  if (mu_options.eager || mu_arena_limit() << mu_arena.page_shift >= START_BYTES) start();
+}
+
+void mu_mesher_init(void) {
+  mu_on_activity = activity;
+  mu_on_growth = grown;
+  grown();
+}
+
+/* ---- requests ------------------------------------------------------------------------------------------------------
+ */
+
+size_t mu_mesher_compact(void) {
+  sigset_t all, before;
+  if (!mu_heap_ready()) return 0;
+  start();
+  if (atomic_load_explicit(&m.state, memory_order_acquire) != RUNNING) return 0;
+  mu_thread_flush();
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  uint32_t ticket = atomic_fetch_add_explicit(&m.asked, 1, memory_order_acq_rel) + 1;
+  ring_bell();
+  uint32_t seen;
+  while ((int32_t)((seen = atomic_load_explicit(&m.answered, memory_order_acquire)) - ticket) < 0)
+    mu_futex_wait(&m.answered, seen, -1);
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  return atomic_load_explicit(&m.freed, memory_order_relaxed);
+}
+
+void mu_mesher_pause(void) {
+  atomic_fetch_add_explicit(&m.paused, 1, memory_order_relaxed);
+  mu_pass_lock(); /* one that is under way ends first */
+  mu_pass_unlock();
+}
+
+void mu_mesher_resume(void) {
+  atomic_fetch_sub_explicit(&m.paused, 1, memory_order_relaxed);
+}
+
+/* ---- fork ----------------------------------------------------------------------------------------------------------
+ */
+
+void mu_mesher_fork_prepare(void) {
+  mu_pass_lock();
+}
+void mu_mesher_fork_parent(void) {
+  mu_pass_unlock();
+}
+
+void mu_mesher_fork_child(void) {
+  mu_pass_renew();
+  mu_engine_forget();
+  mu_packs_forget();
+  uint32_t paused = atomic_load_explicit(&m.paused, memory_order_relaxed);
+  memset(&m, 0, sizeof m);
+  atomic_store_explicit(&m.paused, paused, memory_order_relaxed);
+  atomic_store_explicit(&mu_mesher_listens, 0, memory_order_relaxed);
+}

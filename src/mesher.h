@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The mesher: a background thread that gives unused memory back and drives passes. Started when the heap is first worth
+ * it; sleeps when the program does and there is nothing left to do.
+ */
+#ifndef MU_MESHER_H
+#define MU_MESHER_H
+
+#include "src/common.h"
+
+/* Once, before main: from here on the mesher may start. */
+void mu_mesher_init(void);
+
+/* Compacts as far as it goes, now; returns bytes given back. Blocks until done. */
+size_t mu_mesher_compact(void);
+void mu_mesher_pause(void);
+void mu_mesher_resume(void);
+
+/* Fork: waits for the pass in progress; lets passes go on; in the child: there is no mesher. */
+void mu_mesher_fork_prepare(void);
+void mu_mesher_fork_parent(void);
+void mu_mesher_fork_child(void);
+
+struct mu_mesher_counters {
+  _Atomic uint64_t meshes, meshed_pages, meshed_pages_hwm, freed_bytes, reclaimed_bytes, passes, pass_ns,
+      longest_pass_ns;
+  _Atomic uint64_t refused_busy, refused_exempt, refused_overlap, refused_shared, refused_mappings;
+  _Atomic uint64_t packed_bytes;
+};
+extern struct mu_mesher_counters mu_mesher_counters;
+
+#endif

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Packs: mesh files that can still take objects, with the bitmaps of what was ever written to each packed unit. A set
+ * bit stays set: a slot is written once, since a forked child may still read it. Mesher thread only.
+ */
+#ifndef MU_PACK_H
+#define MU_PACK_H
+
+#include "src/common.h"
+#include "uffd/engine.h"
+
+struct mu_pack {
+  struct mu_mesh_file file;
+  uint8_t size_class;
+  uint8_t unit_pages;
+  uint16_t words;       /* of a unit's bitmap */
+  uint32_t units;       /* capacity */
+  uint32_t founded;     /* units that exist */
+  uint64_t *bits;       /* [units * words] */
+  uint32_t *live;       /* [units] population counts */
+  uint64_t *made;       /* a bit a page of the file: it has memory */
+  size_t map_bytes;     /* of the allocation that holds the three */
+  struct mu_pack *next; /* newest first */
+};
+
+extern struct mu_pack *mu_packs;
+
+/* A new pack of at least `units` units at the head of the list, or NULL. Seals the oldest when there are too many. */
+struct mu_pack *mu_pack_create(unsigned size_class, unsigned unit_pages, unsigned words, uint32_t units);
+/* Makes file pages for the pages of `mask` (bit i: page first + i of the file) that have none yet. */
+bool mu_pack_prepare(struct mu_pack *pack, size_t first, uint64_t mask);
+/* Seals and frees all of them; a child forgets them. */
+void mu_packs_seal_all(void);
+void mu_packs_forget(void);
+
+/* Memory for the mesher's own use: not inherited by children. NULL when out. */
+void *mu_scratch_alloc(size_t bytes);
+void mu_scratch_free(void *p, size_t bytes);
+
+#endif

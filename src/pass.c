@@ -1,0 +1,631 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "src/pass.h"
+#include "src/global_heap.h"
+#include "src/mesh_search.h"
+#include "src/mesher.h"
+#include "src/options.h"
+#include "src/pack.h"
+#include "src/sys.h"
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+  PROBES = 64,
+  MAX_UNIT_PAGES = 16,
+  /* Simulated over sparse heaps: units with about three live slots pack within a tenth of the floor, larger ones lose.
+   */
+  LIVE_PER_UNIT = 3,
+  RUNS_PER_FILE = 4,
+  MAX_WORDS = MAX_UNIT_PAGES * 64, /* 16-byte slots of 64 KiB pages */
+  BACKOFF_TICKS = 50,
+};
+
+static struct mu_lock pass_lock = MU_LOCK_INIT(MU_RANK_PASS);
+
+void mu_pass_lock(void) {
+  mu_lock_take(&pass_lock);
+}
+void mu_pass_unlock(void) {
+  mu_lock_release(&pass_lock);
+}
+void mu_pass_renew(void) {
+  mu_lock_renew(&pass_lock);
+}
+
+/* ---- mapping budget ------------------------------------------------------------------------------------------------
+ */
+
+enum { DEFAULT_MAX_MAPS = 65530, LEFT_TO_PROGRAM = 8000 };
+static uint64_t mapping_budget;
+
+static uint64_t mappings_of_process(void) {
+  char buf[8192];
+  uint64_t lines = 0;
+  ssize_t n;
+  int fd = mu_open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return 0;
+  while ((n = mu_read(fd, buf, sizeof buf)) > 0)
+    for (ssize_t i = 0; i < n; i++) lines += buf[i] == '\n';
+  mu_close(fd);
+  return lines;
+}
+
+void mu_mapping_budget_refresh(void) {
+  char text[32];
+  uint64_t max = DEFAULT_MAX_MAPS, all = mappings_of_process();
+  if (mu_read_file("/proc/sys/vm/max_map_count", text, sizeof text) > 0) max = strtoull(text, NULL, 10);
+  uint64_t ours = atomic_load_explicit(&mu_mesh_mappings, memory_order_relaxed);
+  uint64_t program = all > ours ? all - ours : 0;
+  uint64_t share = max * mu_options.mapping_share / 100, reserve = LEFT_TO_PROGRAM + program;
+  mapping_budget = max > reserve ? (share < max - reserve ? share : max - reserve) : 0;
+}
+
+static bool mappings_left(uint64_t n) {
+  return atomic_load_explicit(&mu_mesh_mappings, memory_order_relaxed) + n <= mapping_budget;
+}
+
+/* ---- bitmaps of units ----------------------------------------------------------------------------------------------
+ */
+
+/* A unit's bitmap is its spans' bitmaps one after the other, each in whole words. */
+struct shape {
+  unsigned size_class, unit_pages, units_per_run, spans_per_unit, words;
+  const struct mu_size_class *k;
+};
+
+static struct shape shape_of(unsigned c, unsigned unit_pages) {
+  const struct mu_size_class *k = &mu_classes[c];
+  unsigned spans = unit_pages / k->span_pages;
+  return (struct shape){c, unit_pages, MU_RUN_PAGES / unit_pages, spans, spans * k->words, k};
+}
+
+static size_t first_page(uint32_t run) {
+  return (size_t)run * MU_RUN_PAGES;
+}
+
+static void read_bits(const struct shape *s, uint32_t run, uint64_t *bits) {
+  for (size_t page = first_page(run); page < first_page(run) + MU_RUN_PAGES;
+       page += s->k->span_pages, bits += s->k->words)
+    memcpy(bits, mu_mini_heap(page)->bitmap, s->k->words * sizeof *bits);
+}
+
+/* Calls f for each set slot of a unit, with its offset in bytes from the unit's start. */
+#define FOR_EACH_SLOT(s, bits, offset)                                                                                 \
+  for (unsigned w_ = 0; w_ < (s)->words; w_++)                                                                         \
+    for (uint64_t b_ = (bits)[w_]; b_; b_ &= b_ - 1)                                                                   \
+      for (size_t offset = slot_offset((s), w_, (unsigned)__builtin_ctzll(b_)), once_ = 1; once_; once_ = 0)
+
+static size_t slot_offset(const struct shape *s, unsigned word, unsigned bit) {
+  unsigned span = word / s->k->words, slot = word % s->k->words * 64 + bit;
+  return (((size_t)span * s->k->span_pages) << mu_arena.page_shift) + (size_t)slot * s->k->size;
+}
+
+/* Pages of the unit that hold bytes of its live slots. */
+static uint64_t pages_of_slots(const struct shape *s, const uint64_t *bits) {
+  uint64_t pages = 0;
+  FOR_EACH_SLOT(s, bits, offset) {
+    pages |= (uint64_t)1 << (offset >> mu_arena.page_shift);
+    pages |= (uint64_t)1 << ((offset + s->k->size - 1) >> mu_arena.page_shift);
+  }
+  return pages;
+}
+
+static unsigned population(const uint64_t *bits, unsigned words) {
+  unsigned n = 0;
+  for (unsigned i = 0; i < words; i++) n += (unsigned)__builtin_popcountll(bits[i]);
+  return n;
+}
+
+static bool disjoint(const uint64_t *a, const uint64_t *b, unsigned words) {
+  uint64_t both = 0;
+  for (unsigned i = 0; i < words; i++) both |= a[i] & b[i];
+  return !both;
+}
+
+/* ---- one run -------------------------------------------------------------------------------------------------------
+ */
+
+/* Where a unit is to go. */
+struct goal {
+  struct mu_pack *pack; /* NULL: stays */
+  uint32_t unit;
+};
+
+struct run_pass {
+  const struct shape *s;
+  uint32_t run;
+  bool anchor;
+  struct goal goals[MU_RUN_PAGES];
+  uint64_t *bits; /* [units_per_run * words] at the time it was closed */
+  uint64_t done;  /* units that are meshed */
+  size_t saved;   /* pages */
+  bool faulted;   /* somebody touched a unit meanwhile */
+};
+
+static const uint64_t *bits_of(const struct run_pass *p, unsigned unit) {
+  return p->bits + (size_t)unit * p->s->words;
+}
+static uint64_t *packed_bits(const struct goal *g) {
+  return g->pack->bits + (size_t)g->unit * g->pack->words;
+}
+
+/* Left alone: spans with an exempt object; where pins cannot be seen, likely I/O buffers too. */
+static bool span_excluded(const struct shape *s, const struct mu_mini_heap *span) {
+  if (span->exempt || span->state != MU_SPAN_CLOSED) return true;
+  if (mu_engine_tier() == MU_TIER_FULL) return false;
+  return (span->flags & MU_MH_ALIGNED) || s->k->size > 1024;
+}
+
+static bool unit_excluded(const struct shape *s, uint32_t run, unsigned unit) {
+  size_t page = first_page(run) + (size_t)unit * s->unit_pages;
+  for (unsigned i = 0; i < s->unit_pages; i += s->k->span_pages)
+    if (span_excluded(s, mu_mini_heap(page + i))) return true;
+  return false;
+}
+
+static bool worth_closing(const struct shape *s, uint32_t r) {
+  const struct mu_run *run = &mu_arena.runs[r];
+  return run->in_use && run->size_class == s->size_class && !run->meshed && !run->closed && run->used;
+}
+
+static bool prepare_unit(const struct run_pass *p, unsigned u) {
+  const struct goal *g = &p->goals[u];
+  return mu_pack_prepare(g->pack, (size_t)g->unit * p->s->unit_pages, pages_of_slots(p->s, bits_of(p, u)));
+}
+
+/* An anchor's units follow one another in one file: their pages are made together. */
+static bool prepare_anchor(struct run_pass *p) {
+  uint64_t pages = 0;
+  const struct goal *first = NULL;
+  unsigned skipped = 0;
+  for (unsigned u = 0; u < p->s->units_per_run; u++) {
+    if (!p->goals[u].pack) continue;
+    if (!first) first = &p->goals[u], skipped = u;
+    pages |= pages_of_slots(p->s, bits_of(p, u)) << ((u - skipped) * p->s->unit_pages);
+  }
+  return first && mu_pack_prepare(first->pack, (size_t)first->unit * p->s->unit_pages, pages);
+}
+
+static bool prepare_files(struct run_pass *p) {
+  if (p->anchor && !prepare_anchor(p)) memset(p->goals, 0, sizeof p->goals);
+  for (unsigned u = 0; u < p->s->units_per_run; u++) {
+    struct goal *g = &p->goals[u];
+    if (!g->pack) continue;
+    bool free_there = disjoint(bits_of(p, u), packed_bits(g), p->s->words);
+    if (!free_there) mu_count(&mu_mesher_counters.refused_overlap, 1);
+    if (!free_there || !(p->anchor || prepare_unit(p, u))) g->pack = NULL;
+  }
+  return true;
+}
+
+/* Closes the run to claims and settles which units can go: everything that can fail comes before any memory is touched.
+ */
+static bool prepare(struct run_pass *p) {
+  const struct shape *s = p->s;
+  mu_class_lock(s->size_class);
+  bool fine = worth_closing(s, p->run);
+  if (fine) {
+    mu_run_close(p->run);
+    read_bits(s, p->run, p->bits);
+    for (unsigned u = 0; u < s->units_per_run; u++)
+      if (p->goals[u].pack && unit_excluded(s, p->run, u)) {
+        p->goals[u].pack = NULL;
+        mu_count(&mu_mesher_counters.refused_exempt, 1);
+      }
+  }
+  mu_class_unlock(s->size_class);
+  return fine && prepare_files(p);
+}
+
+/* The bytes of live slots go to the same offsets of the packed unit; pages that were never there are not read. */
+static void copy_live(const struct shape *s, const uint64_t *bits, char *to, const char *from, uint64_t present) {
+  FOR_EACH_SLOT(s, bits, offset) {
+    size_t end = offset + s->k->size;
+    for (size_t at = offset, stop; at < end; at = stop) {
+      stop = mu_min(end, mu_round_down(at, mu_arena.page_size) + mu_arena.page_size);
+      if (present >> (at >> mu_arena.page_shift) & 1) memcpy(to + at, from + at, stop - at);
+    }
+  }
+}
+
+static void mark_written(const struct goal *g, const uint64_t *bits) {
+  uint64_t *packed = packed_bits(g);
+  for (unsigned i = 0; i < g->pack->words; i++) packed[i] |= bits[i];
+  g->pack->live[g->unit] = population(packed, g->pack->words);
+}
+
+/* The units of a run that one barrier closes: [first, first + n); resident: their pages, bit 0 the first unit's first.
+ */
+struct window {
+  unsigned first, n;
+  uint64_t resident;
+};
+
+static uint64_t unit_pages_of(const struct run_pass *p, const struct window *w, unsigned unit, uint64_t pages) {
+  unsigned size = p->s->unit_pages;
+  return pages >> ((unit - w->first) * size) & (((uint64_t)1 << size) - 1);
+}
+
+/* Wins the unit and writes its objects to their new place. */
+static bool pack_unit(struct run_pass *p, const struct window *w, unsigned unit) {
+  struct goal *g = &p->goals[unit];
+  const uint64_t *bits = bits_of(p, unit);
+  /* Goals of one run may share a packed unit: one of this pass may have taken these slots by now. */
+  if (!g->pack || !disjoint(bits, packed_bits(g), g->pack->words)) return false;
+  if (!mu_barrier_claim(unit - w->first)) {
+    p->faulted = true;
+    mu_count(&mu_mesher_counters.refused_busy, 1);
+    return false;
+  }
+  char *to = g->pack->file.window + (((size_t)g->unit * p->s->unit_pages) << mu_arena.page_shift);
+  copy_live(p->s, bits, to, mu_barrier_contents(unit - w->first), unit_pages_of(p, w, unit, mu_barrier_present()));
+  mark_written(g, bits);
+  return true;
+}
+
+/* Maps as many neighbouring packed units as go to neighbouring places, from `unit` on. Returns how many. */
+static unsigned remap(struct run_pass *p, const struct window *w, unsigned unit, uint64_t packed) {
+  const struct goal *g = &p->goals[unit];
+  unsigned n = 1;
+  while (unit + n < w->first + w->n && (packed >> (unit + n) & 1) && g[n].pack == g->pack && g[n].unit == g->unit + n)
+    n++;
+  uint64_t offset = ((uint64_t)g->unit * p->s->unit_pages) << mu_arena.page_shift;
+  if (mu_barrier_remap(unit - w->first, n, g->pack->file.fd, offset))
+    p->done |= (n == 64 ? ~(uint64_t)0 : ((uint64_t)1 << n) - 1) << unit;
+  else
+    mu_count(&mu_mesher_counters.refused_mappings, 1);
+  return n;
+}
+
+static uint64_t wanted(const struct run_pass *p, const struct window *w) {
+  uint64_t units = 0;
+  for (unsigned u = w->first; u < w->first + w->n; u++)
+    if (p->goals[u].pack) units |= (uint64_t)1 << u;
+  return units;
+}
+
+/* Pages of units that do not go, or cannot be moved, are left where they are. */
+static uint64_t pages_to_close(struct run_pass *p, const struct window *w, uint64_t movable) {
+  uint64_t pages = 0;
+  for (unsigned u = w->first; u < w->first + w->n; u++) {
+    uint64_t here = unit_pages_of(p, w, u, w->resident);
+    if (here & ~unit_pages_of(p, w, u, movable)) {
+      if (p->goals[u].pack) mu_count(&mu_mesher_counters.refused_shared, 1);
+      p->goals[u].pack = NULL;
+    }
+    if (p->goals[u].pack) pages |= here << ((u - w->first) * p->s->unit_pages);
+  }
+  return pages;
+}
+
+static void note_duration(uint64_t ns) {
+  mu_count(&mu_mesher_counters.pass_ns, ns);
+  if (ns > atomic_load_explicit(&mu_mesher_counters.longest_pass_ns, memory_order_relaxed))
+    atomic_store_explicit(&mu_mesher_counters.longest_pass_ns, ns, memory_order_relaxed);
+}
+
+static void mesh_window(struct run_pass *p, struct window *w) {
+  unsigned size = p->s->unit_pages, pages = w->n * size;
+  void *start = mu_page_address(first_page(p->run) + (size_t)w->first * size);
+  uint64_t movable;
+  if (!wanted(p, w) || mu_resident(start, pages, &w->resident, &movable) < 0) return;
+  uint64_t close = pages_to_close(p, w, movable), units = wanted(p, w), packed = 0;
+  if (!units) return;
+  uint64_t began = mu_now_ns();
+  if (mu_barrier_close(start, pages, size, close) < 0) return;
+  for (uint64_t left = units; left; left &= left - 1) {
+    unsigned u = (unsigned)__builtin_ctzll(left);
+    if (pack_unit(p, w, u)) packed |= (uint64_t)1 << u;
+    /* An anchor's units are mapped all at once: one mapping. The others at once each: nobody waits longer than need be.
+     */
+    if (!p->anchor && packed >> u & 1) {
+      remap(p, w, u, (uint64_t)1 << u);
+      p->saved += (size_t)__builtin_popcountll(unit_pages_of(p, w, u, close));
+    }
+  }
+  if (p->anchor)
+    for (unsigned u = w->first; u < w->first + w->n;) u += packed >> u & 1 ? remap(p, w, u, packed) : 1;
+  mu_barrier_open();
+  note_duration(mu_now_ns() - began);
+}
+
+/* Mappings the run needs: stretches of units that show neighbouring places of one file, or private memory. */
+static uint32_t mappings_of(const struct run_pass *p) {
+  uint32_t n = 0;
+  for (unsigned u = 0; u < p->s->units_per_run; u++) {
+    const struct goal *g = &p->goals[u];
+    bool meshed = p->done >> u & 1;
+    if (u && meshed == (p->done >> (u - 1) & 1) && (!meshed || (g[-1].pack == g->pack && g[-1].unit + 1 == g->unit)))
+      continue;
+    n++;
+  }
+  return n;
+}
+
+/* How many pages one barrier may close within the pause budget, from the speed of the last one. */
+static unsigned window_units(const struct shape *s) {
+  uint64_t us_per_page = 8;
+  unsigned pages = 1;
+  while (pages < MU_RUN_PAGES && (uint64_t)pages * 2 * us_per_page <= mu_options.pause_us) pages *= 2;
+  return (unsigned)mu_max(pages / s->unit_pages, 1);
+}
+
+static void settle(struct run_pass *p) {
+  const struct shape *s = p->s;
+  struct mu_run *run = &mu_arena.runs[p->run];
+  mu_class_lock(s->size_class);
+  if (p->faulted) {
+    run->failures = (uint8_t)mu_min(run->failures + 1U, 8);
+    run->not_before = atomic_load_explicit(&mu_tick, memory_order_relaxed) + ((uint32_t)BACKOFF_TICKS << run->failures);
+  }
+  run->mappings = p->done ? mappings_of(p) : 0;
+  atomic_fetch_add_explicit(&mu_mesh_mappings, run->mappings, memory_order_relaxed);
+  mu_run_settle(p->run, s->unit_pages, p->done);
+  mu_class_unlock(s->size_class);
+}
+
+static void count_meshed(const struct run_pass *p) {
+  mu_count(&mu_mesher_counters.passes, 1);
+  if (p->anchor) return;
+  unsigned units = (unsigned)__builtin_popcountll(p->done);
+  mu_count(&mu_mesher_counters.meshes, units);
+  mu_count(&mu_mesher_counters.meshed_pages, (uint64_t)units * p->s->unit_pages);
+  uint64_t now = atomic_load_explicit(&mu_mesher_counters.meshed_pages, memory_order_relaxed);
+  if (now > atomic_load_explicit(&mu_mesher_counters.meshed_pages_hwm, memory_order_relaxed))
+    atomic_store_explicit(&mu_mesher_counters.meshed_pages_hwm, now, memory_order_relaxed);
+}
+
+/* Returns pages saved. */
+static size_t mesh_run(struct run_pass *p) {
+  const struct shape *s = p->s;
+  p->done = 0;
+  p->saved = 0;
+  p->faulted = false;
+  mu_pass_lock();
+  if (prepare(p)) {
+    unsigned n = window_units(s);
+    for (unsigned u = 0; u < s->units_per_run; u += n) {
+      struct window w = {.first = u, .n = (unsigned)mu_min(n, s->units_per_run - u)};
+      mesh_window(p, &w);
+    }
+    settle(p);
+    count_meshed(p);
+  }
+  mu_pass_unlock();
+  return p->saved;
+}
+
+/* ---- a plan over many runs -----------------------------------------------------------------------------------------
+ */
+
+struct plan {
+  struct shape s;
+  uint32_t count;
+  uint32_t *runs; /* [count] run numbers */
+  struct mu_mesh_search search;
+  struct mu_pack **anchors; /* pack of each RUNS_PER_FILE anchor runs, in order */
+  uint32_t runs_per_file;
+  char *memory;
+  size_t bytes;
+};
+
+static void *take(char **at, size_t bytes) {
+  void *p = *at;
+  *at += mu_round_up(bytes, 64);
+  return p;
+}
+
+static uint32_t count_targets(const struct shape *s) {
+  uint32_t n = 0;
+  for (const struct mu_pack *k = mu_packs; k; k = k->next)
+    if (k->size_class == s->size_class && k->unit_pages == s->unit_pages) n += k->founded;
+  return n;
+}
+
+static bool plan_allocate(struct plan *p) {
+  size_t units = (size_t)p->count * p->s.units_per_run, all = count_targets(&p->s) + units, words = p->s.words;
+  p->bytes = (units + all) * words * 8 + units * 20 + all * 4 + p->count * 24UL + 16 * 64;
+  p->memory = mu_scratch_alloc(p->bytes);
+  if (!p->memory) return false;
+  char *at = p->memory;
+  uint32_t *runs = p->runs;
+  p->search = (struct mu_mesh_search){.runs = p->count,
+                                      .units_per_run = p->s.units_per_run,
+                                      .words = p->s.words,
+                                      .unit_pages = p->s.unit_pages,
+                                      .probes = PROBES,
+                                      .seed = mu_now_ns() | 1,
+                                      .min_pages_per_anchor = 1,
+                                      .min_pages_per_join = 1};
+  struct mu_mesh_search *q = &p->search;
+  q->live = take(&at, units * words * 8);
+  q->packed = take(&at, all * words * 8);
+  q->pages = take(&at, units * 4);
+  q->choice = take(&at, units * 4);
+  q->order = take(&at, units * 4);
+  q->work = take(&at, units * 4);
+  q->packed_live = take(&at, all * 4);
+  q->anchor_base = take(&at, p->count * 4UL);
+  p->anchors = take(&at, p->count * 8UL);
+  q->role = take(&at, p->count);
+  p->runs = take(&at, p->count * 4UL);
+  memcpy(p->runs, runs, p->count * 4UL);
+  return true;
+}
+
+/* Targets are numbered pack by pack, in the order of the list. */
+static void offer_targets(struct plan *p) {
+  struct mu_mesh_search *q = &p->search;
+  for (const struct mu_pack *k = mu_packs; k; k = k->next) {
+    if (k->size_class != p->s.size_class || k->unit_pages != p->s.unit_pages) continue;
+    memcpy(q->packed + (size_t)q->targets * q->words, k->bits, (size_t)k->founded * q->words * 8);
+    memcpy(q->packed_live + q->targets, k->live, k->founded * 4UL);
+    q->targets += k->founded;
+  }
+}
+
+static void offer_runs(struct plan *p) {
+  struct mu_mesh_search *q = &p->search;
+  uint64_t *live = (uint64_t *)(uintptr_t)q->live;
+  uint32_t *pages = (uint32_t *)(uintptr_t)q->pages;
+  unsigned upr = p->s.units_per_run, up = p->s.unit_pages;
+  for (uint32_t i = 0; i < p->count; i++) {
+    uint64_t present, movable;
+    mu_class_lock(p->s.size_class);
+    if (worth_closing(&p->s, p->runs[i])) read_bits(&p->s, p->runs[i], live + (size_t)i * upr * q->words);
+    mu_class_unlock(p->s.size_class);
+    mu_resident(mu_page_address(first_page(p->runs[i])), MU_RUN_PAGES, &present, &movable);
+    for (unsigned u = 0; u < upr; u++)
+      pages[i * upr + u] =
+          (uint32_t)__builtin_popcountll(present >> (u * up) & (up == 64 ? ~(uint64_t)0 : ((uint64_t)1 << up) - 1));
+  }
+}
+
+static struct goal goal_of(const struct plan *p, uint32_t number) {
+  const struct mu_mesh_search *q = &p->search;
+  if (number >= q->targets) {
+    uint32_t unit = number - q->targets, per_file = p->runs_per_file * p->s.units_per_run;
+    return (struct goal){p->anchors[unit / per_file], unit % per_file};
+  }
+  for (struct mu_pack *k = mu_packs; k; k = k->next) {
+    /* Packs of this plan's own anchors come first in the list; targets were numbered without them. */
+    bool own = false;
+    for (uint32_t i = 0; i * p->runs_per_file * p->s.units_per_run < q->founded; i++) own |= p->anchors[i] == k;
+    if (own || k->size_class != p->s.size_class || k->unit_pages != p->s.unit_pages) continue;
+    if (number < k->founded) return (struct goal){k, number};
+    number -= k->founded;
+  }
+  return (struct goal){NULL, 0};
+}
+
+enum { MAX_PLAN_FILES = 24 };
+
+static bool found_files(struct plan *p) {
+  uint32_t upr = p->s.units_per_run, runs = p->search.founded / upr;
+  p->runs_per_file = (uint32_t)mu_max(RUNS_PER_FILE, (runs + MAX_PLAN_FILES - 1) / MAX_PLAN_FILES);
+  for (uint32_t i = 0; i * p->runs_per_file < runs; i++) {
+    uint32_t n = (uint32_t)mu_min(p->runs_per_file, runs - i * p->runs_per_file);
+    p->anchors[i] = mu_pack_create(p->s.size_class, p->s.unit_pages, p->s.words, n * upr);
+    if (!p->anchors[i]) return false;
+  }
+  return true;
+}
+
+static void set_goals(const struct plan *p, struct run_pass *pass, uint32_t i) {
+  const struct mu_mesh_search *q = &p->search;
+  unsigned upr = p->s.units_per_run;
+  for (unsigned u = 0; u < upr; u++) {
+    uint32_t choice = pass->anchor ? q->anchor_base[i] + u : q->choice[i * upr + u];
+    pass->goals[u] = choice == MU_UNIT_STAYS ? (struct goal){NULL, 0} : goal_of(p, choice);
+    /* What was to be an anchor and never became one has nothing written: joining it would save nothing. */
+    if (!pass->anchor && pass->goals[u].pack && pass->goals[u].pack->live[pass->goals[u].unit] == 0)
+      pass->goals[u].pack = NULL;
+  }
+}
+
+static void note_founded(const struct run_pass *pass) {
+  for (unsigned u = 0; u < pass->s->units_per_run; u++) {
+    const struct goal *g = &pass->goals[u];
+    if (g->pack && g->unit + 1 > g->pack->founded) g->pack->founded = g->unit + 1;
+  }
+}
+
+static bool out_of_time(const struct mu_pass_policy *policy) {
+  return policy->deadline_ns && mu_thread_cpu_ns() > policy->deadline_ns;
+}
+
+static size_t carry_out(struct plan *p, const struct mu_pass_policy *policy) {
+  static struct run_pass pass; /* one mesher, one pass at a time */
+  uint64_t bits[MU_RUN_PAGES * 8];
+  size_t saved = 0, words = (size_t)p->s.words * p->s.units_per_run;
+  pass.s = &p->s;
+  pass.bits = words <= sizeof bits / 8 ? bits : mu_scratch_alloc(words * 8);
+  if (!pass.bits || !found_files(p)) return 0;
+  for (int anchors = 1; anchors >= 0; anchors--)
+    for (uint32_t i = 0; i < p->count && !out_of_time(policy); i++) {
+      if (p->search.role[i] != (anchors ? MU_RUN_ANCHOR : MU_RUN_EVACUATED)) continue;
+      if (!mappings_left(p->s.units_per_run)) break;
+      pass.run = p->runs[i];
+      pass.anchor = anchors;
+      set_goals(p, &pass, i);
+      saved += mesh_run(&pass);
+      if (anchors) note_founded(&pass);
+    }
+  if (pass.bits != bits) mu_scratch_free(pass.bits, words * 8);
+  return saved;
+}
+
+static void back_off(const struct plan *p) {
+  uint32_t tick = atomic_load_explicit(&mu_tick, memory_order_relaxed);
+  mu_class_lock(p->s.size_class);
+  for (uint32_t i = 0; i < p->count; i++) {
+    struct mu_run *run = &mu_arena.runs[p->runs[i]];
+    if (p->search.role[i] == MU_RUN_STAYS && worth_closing(&p->s, p->runs[i])) run->not_before = tick + BACKOFF_TICKS;
+  }
+  mu_class_unlock(p->s.size_class);
+}
+
+static size_t mesh_group(const struct shape *s, uint32_t *runs, uint32_t count, const struct mu_pass_policy *policy) {
+  struct plan p = {.s = *s, .count = count, .runs = runs};
+  size_t saved = 0;
+  if (!plan_allocate(&p)) return 0;
+  offer_targets(&p);
+  offer_runs(&p);
+  mu_mesh_search(&p.search);
+  if (p.search.pages_saved >= policy->min_pages) saved = carry_out(&p, policy);
+  back_off(&p);
+  mu_scratch_free(p.memory, p.bytes);
+  return saved;
+}
+
+/* ---- which runs, in which units ------------------------------------------------------------------------------------
+ */
+
+/* The largest unit that still has about LIVE_PER_UNIT live slots. 0: even the smallest has too many for two units to be
+ * disjoint with any likelihood worth probing for. */
+static unsigned unit_for(const struct mu_size_class *k, const struct mu_run *run) {
+  unsigned pages = k->span_pages, most = MAX_UNIT_PAGES;
+  while (pages * 2 <= most && run->live * pages * 2 <= LIVE_PER_UNIT * MU_RUN_PAGES) pages *= 2;
+  double slots = (double)k->slots * pages / k->span_pages, live = (double)run->live * pages / MU_RUN_PAGES;
+  double miss = 1;
+  if (live >= slots * 0.75) return 0;
+  for (double i = 0; i < live; i++) miss *= 1 - live / slots;
+  return miss * PROBES < 0.5 ? 0 : pages;
+}
+
+static bool is_candidate(unsigned c, uint32_t r, const struct mu_pass_policy *policy, uint32_t tick) {
+  const struct mu_run *run = &mu_arena.runs[r];
+  if (run->meshed || run->closed || !run->used || run->size_class != c) return false;
+  if ((int32_t)(tick - run->stamp) < (int32_t)policy->quiet_ticks) return false;
+  return policy->ignore_backoff || (int32_t)(tick - run->not_before) >= 0;
+}
+
+static uint32_t candidates(unsigned c, unsigned unit_pages, const struct mu_pass_policy *policy, uint32_t *runs,
+                           uint32_t room) {
+  uint32_t n = 0, tick = atomic_load_explicit(&mu_tick, memory_order_relaxed);
+  mu_class_lock(c);
+  for (uint32_t r = mu_class_heaps[c].runs; r && n < room; r = mu_arena.runs[r].next)
+    if (is_candidate(c, r, policy, tick) && unit_for(&mu_classes[c], &mu_arena.runs[r]) == unit_pages) runs[n++] = r;
+  mu_class_unlock(c);
+  return n;
+}
+
+size_t mu_pass_class(unsigned c, const struct mu_pass_policy *policy) {
+  const struct mu_size_class *k = &mu_classes[c];
+  struct mu_class_heap *h = &mu_class_heaps[c];
+  mu_class_lock(c);
+  uint32_t room = h->run_count;
+  size_t free_slots = h->used_spans * k->slots - h->live_slots;
+  mu_class_unlock(c);
+  if (!k->meshable || room < 2 || free_slots * k->size < (size_t)policy->min_pages << mu_arena.page_shift) return 0;
+  uint32_t *runs = mu_scratch_alloc(room * 4UL);
+  size_t saved = 0;
+  for (unsigned pages = k->span_pages; runs && pages <= MAX_UNIT_PAGES && !out_of_time(policy); pages *= 2) {
+    uint32_t n = candidates(c, pages, policy, runs, room);
+    struct shape s = shape_of(c, pages);
+    if (n > 1 || (n && count_targets(&s))) saved += mesh_group(&s, runs, n, policy);
+  }
+  mu_scratch_free(runs, room * 4UL);
+  return saved;
+}

@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Planning and carrying out passes over the runs of one size class. Mesher thread only. */
+#ifndef MU_PASS_H
+#define MU_PASS_H
+
+#include "src/common.h"
+
+struct mu_pass_policy {
+  uint32_t quiet_ticks; /* runs claimed from within so many ticks are left alone */
+  uint32_t min_pages;   /* a plan that saves less is not carried out */
+  uint64_t deadline_ns; /* of this thread's processor time: stop when it has passed; 0: never */
+  bool ignore_backoff;
+};
+
+/* Meshes what pays among the runs of a class. Returns physical pages given back. */
+size_t mu_pass_class(unsigned size_class, const struct mu_pass_policy *policy);
+
+/* Held while a run is closed; fork takes it. */
+void mu_pass_lock(void);
+void mu_pass_unlock(void);
+void mu_pass_renew(void);
+
+/* Asks anew how many mappings meshing may use. */
+void mu_mapping_budget_refresh(void);
+
+#endif

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "src/size_class.h"
+
+struct mu_size_class mu_classes[MU_CLASSES];
+uint8_t mu_class_table[MU_TABLE_MAX / 16 + 1];
+
+/* Derived from nothing but trial: 8 KiB a refill keeps a thread's hoard small and the class lock rare. */
+enum { BATCH_BYTES = 8192, MAX_BATCH = 32 };
+
+static uint32_t size_of_class(unsigned c) {
+  if (c <= 8) return c * 16;
+  unsigned doubling = (c - 9) / 4, step = (c - 9) % 4 + 1;
+  return (128U << doubling) + step * (32U << doubling);
+}
+
+static uint16_t span_pages(uint32_t size, size_t page) {
+  if (size >= page) return MU_RUN_PAGES;
+  uint16_t pages = 1, best = 1;
+  double best_waste = 1;
+  for (; pages <= MU_MAX_SPAN_PAGES; pages *= 2) {
+    size_t bytes = pages * page, waste = bytes % size;
+    if (bytes / size > page / 16) break; /* more slots than a MiniHeap's bitmap has bits */
+    double share = (double)waste / (double)bytes;
+    if (share < best_waste) best_waste = share, best = pages;
+    if (best_waste <= 1.0 / 32) break;
+  }
+  return best;
+}
+
+static void describe(struct mu_size_class *k, uint32_t size, size_t page) {
+  k->size = size;
+  k->magic = (((uint64_t)1 << 40) + size - 1) / size;
+  k->span_pages = span_pages(size, page);
+  k->spans_per_run = (uint16_t)(MU_RUN_PAGES / k->span_pages);
+  k->slots = (uint16_t)(k->span_pages * page / size);
+  k->words = (uint16_t)((k->slots + 63) / 64);
+  size_t batch = mu_min(mu_max(BATCH_BYTES / size, 1), MAX_BATCH);
+  k->batch = (uint16_t)batch;
+  k->cap = (uint16_t)mu_min(mu_max(batch * 2, 4), MU_VECTOR_ROOM);
+  k->meshable = size < page;
+}
+
+void mu_size_class_init(size_t page_size) {
+  for (unsigned c = 1; c < MU_CLASSES; c++) describe(&mu_classes[c], size_of_class(c), page_size);
+  unsigned c = 1;
+  for (unsigned i = 1; i <= MU_TABLE_MAX / 16; i++) {
+    while (mu_classes[c].size < i * 16) c++;
+    mu_class_table[i] = (uint8_t)c;
+  }
+  mu_class_table[0] = 1; /* malloc(0) is a unique object too */
+}

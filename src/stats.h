@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The figures, gathered and printed. */
+#ifndef MU_STATS_H
+#define MU_STATS_H
+
+#include "src/common.h"
+#include <mesh-uffd.h>
+
+void mu_stats_gather(struct mesh_uffd_stats *s);
+/* To standard error; level 2 adds a table by size class. */
+void mu_stats_print(unsigned level);
+const char *mu_tier_name(uint32_t tier);
+
+#endif

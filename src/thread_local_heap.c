@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "src/thread_local_heap.h"
+#include "src/log.h"
+#include "src/rng.h"
+#include "src/sys.h"
+#include <errno.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/auxv.h>
+
+static struct mu_thread_local_heap empty_heap;
+/* A thread that has ended (its key's destructor has run) and still calls: served slot by slot, keeping nothing. */
+static struct mu_thread_local_heap ended_heap;
+__thread MU_INITIAL_EXEC struct mu_thread_local_heap *mu_tlh = &empty_heap;
+
+static struct {
+  struct mu_lock lock;
+  struct mu_thread_local_heap *in_use, *free;
+  uint64_t seeds;
+  _Atomic uint32_t heap_ready; /* 0 not yet, 1 yes */
+  bool key_ready;
+  pthread_key_t key;
+} registry = {.lock = MU_LOCK_INIT(MU_RANK_REGISTRY)};
+
+/* The first call of all makes the heap. */
+static bool heap_ready(void) {
+  /* acquire: pairs with the release below; the arena is seen complete */
+  if (MU_LIKELY(atomic_load_explicit(&registry.heap_ready, memory_order_acquire))) return true;
+  mu_lock_take(&registry.lock);
+  bool ready = atomic_load_explicit(&registry.heap_ready, memory_order_relaxed);
+  if (!ready && (ready = mu_arena_init())) {
+    mu_global_heap_init();
+    const void *random = (const void *)getauxval(AT_RANDOM);
+    if (random) memcpy(&registry.seeds, random, sizeof registry.seeds);
+    registry.seeds |= 1;
+    atomic_store_explicit(&registry.heap_ready, 1, memory_order_release);
+  }
+  mu_lock_release(&registry.lock);
+  return ready;
+}
+
+bool mu_heap_ready(void) {
+  return heap_ready();
+}
+
+static struct mu_thread_local_heap *take_heap(void) {
+  mu_lock_take(&registry.lock);
+  struct mu_thread_local_heap *t = registry.free;
+  if (t) {
+    registry.free = t->next;
+  } else if ((t = mu_meta_alloc(sizeof *t + 448))) {
+    t = (struct mu_thread_local_heap *)mu_round_up((uintptr_t)t, 512);
+  }
+  if (t) {
+    t->rng = mu_rng_next(&registry.seeds);
+    t->prev = NULL;
+    t->next = registry.in_use;
+    if (t->next) t->next->prev = t;
+    registry.in_use = t;
+  }
+  mu_lock_release(&registry.lock);
+  return t;
+}
+
+static void flush(struct mu_thread_local_heap *t) {
+  for (unsigned c = 1; c < MU_CLASSES; c++) {
+    struct mu_shuffle_vector *v = &t->vectors[c];
+    uint32_t n = v->count;
+    v->count = 0;
+    if (n) mu_give_back(c, v->slots, n);
+  }
+}
+
+void mu_thread_flush(void) {
+  if (mu_tlh != &empty_heap && mu_tlh != &ended_heap) flush(mu_tlh);
+}
+
+static void retire(struct mu_thread_local_heap *t) {
+  mu_lock_take(&registry.lock);
+  if (t->prev)
+    t->prev->next = t->next;
+  else
+    registry.in_use = t->next;
+  if (t->next) t->next->prev = t->prev;
+  t->next = registry.free;
+  registry.free = t;
+  mu_lock_release(&registry.lock);
+}
+
+static void thread_ended(void *heap) {
+  struct mu_thread_local_heap *t = heap;
+  mu_tlh = &ended_heap;
+  flush(t);
+  retire(t);
+}
+
+/* False when the thread must do without a heap of its own. */
+static bool thread_started(void) {
+  if (mu_tlh == &ended_heap || !heap_ready()) return false;
+  struct mu_thread_local_heap *t = take_heap();
+  if (!t) return false;
+  for (unsigned c = 1; c < MU_CLASSES; c++) t->vectors[c].cap = mu_classes[c].cap;
+  mu_tlh = t;
+  /* The destructor runs when the thread ends. May allocate: mu_tlh is set, so that is an ordinary call. */
+  if (registry.key_ready) pthread_setspecific(registry.key, t);
+  return true;
+}
+
+void mu_threads_init(void) {
+  registry.key_ready = pthread_key_create(&registry.key, thread_ended) == 0;
+  /* Threads that allocated before now: only the one that runs constructors. */
+  if (registry.key_ready && mu_tlh != &empty_heap && mu_tlh != &ended_heap) pthread_setspecific(registry.key, mu_tlh);
+}
+
+void *mu_malloc_refill(unsigned c) {
+  struct mu_thread_local_heap *t = mu_tlh;
+  if (MU_UNLIKELY(t == &empty_heap || t == &ended_heap)) {
+    if (!thread_started()) {
+      void *one = NULL;
+      uint64_t rng = (uintptr_t)&one | 1;
+      return heap_ready() && mu_claim(c, &one, 1, &rng) ? one : NULL;
+    }
+    t = mu_tlh;
+  }
+  struct mu_shuffle_vector *v = &t->vectors[c];
+  uint32_t n = mu_claim(c, v->slots, mu_classes[c].batch, &t->rng);
+  v->count = n;
+  return mu_vector_pop(v);
+}
+
+void mu_free_overflow(void *p, unsigned c) {
+  struct mu_thread_local_heap *t = mu_tlh;
+  if (t == &empty_heap) thread_started();
+  t = mu_tlh;
+  struct mu_shuffle_vector *v = &t->vectors[c];
+  if (mu_vector_push(v, p)) return;
+  if (v->cap == 0) {
+    mu_give_back(c, &p, 1);
+    return;
+  }
+  /* The older half goes: what was freed last is warm. The count is zero meanwhile, for a fork in between. */
+  uint32_t half = v->count / 2, kept = v->count - half;
+  void *older[MU_VECTOR_ROOM];
+  v->count = 0;
+  atomic_signal_fence(memory_order_seq_cst);
+  memcpy(older, v->slots, half * sizeof *older);
+  memmove(v->slots, v->slots + half, kept * sizeof *older);
+  v->slots[kept] = p;
+  atomic_signal_fence(memory_order_seq_cst);
+  v->count = kept + 1;
+  mu_give_back(c, older, half);
+}
+
+void mu_registry_lock(void) {
+  mu_lock_take(&registry.lock);
+}
+void mu_registry_unlock(void) {
+  mu_lock_release(&registry.lock);
+}
+void mu_registry_renew(void) {
+  mu_lock_renew(&registry.lock);
+}
+
+void mu_registry_adopt(void) {
+  struct mu_thread_local_heap *t = registry.in_use, *next;
+  for (; t; t = next) {
+    next = t->next;
+    if (t == mu_tlh) continue;
+    flush(t);
+    retire(t);
+  }
+}

@@ -1,0 +1,262 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The barrier: by moving pages away (UFFDIO_MOVE), or by write-protecting them in place. Either way a touch that must
+ * not happen now waits in the kernel and is announced to the fault thread. Contiguity is what makes it cheap: a call
+ * over 64 neighbouring pages costs one flush, on kernels from 6.18 on.
+ */
+#include "src/sys.h"
+#include "uffd/internal.h"
+#include <errno.h>
+
+struct mu_barrier mu_barrier;
+
+static char *in_run(unsigned page) {
+  return mu_barrier.start + ((size_t)page << mu_engine.shift);
+}
+static char *in_scratch(unsigned page) {
+  return mu_engine.scratch + ((size_t)page << mu_engine.shift);
+}
+static struct uffdio_range range_of(unsigned page, unsigned n) {
+  return (struct uffdio_range){(uintptr_t)in_run(page), (size_t)n << mu_engine.shift};
+}
+static uint64_t mask_of(unsigned page, unsigned n) {
+  return (n == 64 ? ~(uint64_t)0 : (((uint64_t)1 << n) - 1)) << page;
+}
+
+/* Length of the run of set bits of mask that starts at bit `from`, at most up to bit `end`. */
+static unsigned stretch(uint64_t mask, unsigned from, unsigned end) {
+  unsigned n = 0;
+  while (from + n < end && (mask >> (from + n) & 1)) n++;
+  return n;
+}
+
+static int move(char *to, char *from, size_t len, uint64_t mode, size_t *moved) {
+  struct mu_uffdio_move m = {.dst = (uintptr_t)to, .src = (uintptr_t)from, .len = len, .mode = mode};
+  int r = mu_ioctl(mu_engine.uffd, MU_UFFDIO_MOVE, &m);
+  *moved = m.move > 0 ? (size_t)m.move : 0;
+  return r;
+}
+
+void mu_wake(unsigned page, unsigned n) {
+  struct uffdio_range r = range_of(page, n);
+  mu_ioctl(mu_engine.uffd, UFFDIO_WAKE, &r);
+}
+
+void mu_fill_zero(unsigned page) {
+  struct uffdio_zeropage z = {.range = range_of(page, 1)};
+  int r;
+  do r = mu_ioctl(mu_engine.uffd, UFFDIO_ZEROPAGE, &z);
+  while (r == -EAGAIN);        /* the program is changing its mappings */
+  if (r < 0) mu_wake(page, 1); /* EEXIST: it is there by now */
+}
+
+/* ---- closing -------------------------------------------------------------------------------------------------------
+ */
+
+enum { MOVE_TRIES = 4 };
+
+/* Which pages of the range are resident in scratch: after any error of UFFDIO_MOVE only the page tables tell what was
+ * moved (Linux 6.18 before 6.18.51 can report an error for what it did move). */
+static uint64_t arrived(unsigned pages) {
+  uint64_t present = 0, movable;
+  while (mu_resident(in_scratch(0), pages, &present, &movable) == -EINTR) {
+  }
+  return present;
+}
+
+/* Moves a stretch of present pages out. Returns the mask of those that arrived. */
+static uint64_t move_out(unsigned page, unsigned n) {
+  uint64_t want = mask_of(page, n), have = 0;
+  for (int i = 0; i < MOVE_TRIES; i++) {
+    uint64_t missing = want & ~have;
+    unsigned from = (unsigned)__builtin_ctzll(missing), len = stretch(missing, from, page + n);
+    size_t moved, bytes = (size_t)len << mu_engine.shift;
+    int r = move(in_scratch(from), in_run(from), bytes, MU_UFFDIO_MOVE_DONTWAKE, &moved);
+    if (r == 0 && moved == bytes) {
+      have |= mask_of(from, len);
+    } else {
+      have = arrived(mu_barrier.pages) & want;
+      missing = want & ~have;
+      if (r != -EAGAIN && missing) {
+        /* This page is refused: pinned, locked, shared, gone. Go on behind it. */
+        want &= ~(missing & -missing);
+        mu_count(&mu_engine_counters.refused, 1);
+        i--; /* want has one page less: this ends */
+      }
+    }
+    if (!(want & ~have)) break;
+  }
+  return have;
+}
+
+static uint64_t close_by_moving(uint64_t present) {
+  uint64_t have = 0;
+  for (unsigned page = 0; page < mu_barrier.pages;) {
+    unsigned n = stretch(present, page, mu_barrier.pages);
+    if (n) have |= move_out(page, n);
+    page += n ? n : 1;
+  }
+  return have;
+}
+
+static int protect(unsigned page, unsigned n, uint64_t mode) {
+  struct uffdio_writeprotect w = {.range = range_of(page, n), .mode = mode};
+  int r;
+  do r = mu_ioctl(mu_engine.uffd, UFFDIO_WRITEPROTECT, &w);
+  while (r == -EAGAIN);
+  return r;
+}
+
+static int arm(void) {
+  struct uffdio_register reg = {.range = range_of(0, mu_barrier.pages),
+                                .mode = UFFDIO_REGISTER_MODE_MISSING | (mu_engine.move ? 0 : UFFDIO_REGISTER_MODE_WP)};
+  return mu_ioctl(mu_engine.uffd, UFFDIO_REGISTER, &reg);
+}
+
+/* Waiters are woken by it as well. */
+static void disarm(void) {
+  struct uffdio_range r = range_of(0, mu_barrier.pages);
+  mu_ioctl(mu_engine.uffd, UFFDIO_UNREGISTER, &r);
+}
+
+static void set_phase(enum mu_phase phase) {
+  /* release: the fault thread that sees the phase sees the barrier's fields */
+  atomic_store_explicit(&mu_barrier.phase, phase, memory_order_release);
+}
+
+int mu_barrier_close(void *start, unsigned pages, unsigned unit_pages, uint64_t present) {
+  mu_barrier.start = start;
+  mu_barrier.pages = pages;
+  mu_barrier.unit_pages = unit_pages;
+  set_phase(MU_PHASE_CLOSING);
+  int r = arm();
+  uint64_t have = present;
+  if (r == 0) {
+    if (mu_engine.move)
+      have = close_by_moving(present);
+    else if ((r = protect(0, pages, UFFDIO_WRITEPROTECT_MODE_WP)) < 0)
+      disarm();
+  }
+  if (r < 0) {
+    set_phase(MU_PHASE_OPEN);
+    return r;
+  }
+  atomic_store_explicit(&mu_barrier.present, have, memory_order_relaxed);
+  for (unsigned u = 0; u < pages / unit_pages; u++) {
+    bool whole = !(present & ~have & mask_of(u * unit_pages, unit_pages));
+    atomic_store_explicit(&mu_barrier.units[u], whole ? MU_UNIT_CLOSED : MU_UNIT_RETURNED, memory_order_relaxed);
+  }
+  set_phase(MU_PHASE_CLOSED);
+  /* A unit with a refused page is not meshed: what was moved of it goes back at once. */
+  for (unsigned u = 0; u < pages / unit_pages; u++)
+    if (present & ~have & mask_of(u * unit_pages, unit_pages)) mu_put_back(u * unit_pages, unit_pages);
+  return 0;
+}
+
+/* ---- closed --------------------------------------------------------------------------------------------------------
+ */
+
+static bool swap_state(unsigned unit, uint32_t from, uint32_t to) {
+  /* acquire and release: whoever wins sees what the other did before, and is seen */
+  return atomic_compare_exchange_strong_explicit(&mu_barrier.units[unit], &from, to, memory_order_acq_rel,
+                                                 memory_order_acquire);
+}
+
+bool mu_barrier_claim(unsigned unit) {
+  return swap_state(unit, MU_UNIT_CLOSED, MU_UNIT_CLAIMED);
+}
+
+const void *mu_barrier_contents(unsigned unit) {
+  unsigned page = unit * mu_barrier.unit_pages;
+  return mu_engine.move ? in_scratch(page) : in_run(page);
+}
+
+uint64_t mu_barrier_present(void) {
+  return atomic_load_explicit(&mu_barrier.present, memory_order_relaxed);
+}
+
+bool mu_barrier_remap(unsigned first, unsigned n, int fd, uint64_t offset) {
+  unsigned page = first * mu_barrier.unit_pages, pages = n * mu_barrier.unit_pages;
+  int err;
+  void *at = mu_mmap(in_run(page), (size_t)pages << mu_engine.shift, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd, (off_t)offset, &err);
+  if (!at) return false;
+  for (unsigned u = first; u < first + n; u++)
+    if (atomic_exchange_explicit(&mu_barrier.units[u], MU_UNIT_DONE, memory_order_acq_rel) == MU_UNIT_WAITED)
+      mu_wake(u * mu_barrier.unit_pages, mu_barrier.unit_pages);
+  return true;
+}
+
+void mu_put_back(unsigned page, unsigned n) {
+  if (!mu_engine.move) {
+    protect(page, n, 0);
+    return;
+  }
+  uint64_t have = atomic_load_explicit(&mu_barrier.present, memory_order_relaxed);
+  for (unsigned end = page + n; page < end;) {
+    unsigned len = stretch(have, page, end);
+    size_t bytes = (size_t)len << mu_engine.shift, done = 0, moved;
+    while (done < bytes) {
+      int r = move(in_run(page) + done, in_scratch(page) + done, bytes - done, 0, &moved);
+      done += moved;
+      /* ENOENT, EEXIST: the other of our two threads has put this page back, or it went with an earlier call whose
+       * result was wrong. Page by page from here: each is in one place or the other. */
+      if (r < 0 && r != -EAGAIN && !moved) done += mu_engine.page;
+    }
+    page += len ? len : 1;
+  }
+  mu_wake(page - n, n);
+}
+
+/* ---- opening -------------------------------------------------------------------------------------------------------
+ */
+
+static uint64_t not_remapped(void) {
+  uint64_t pages = 0;
+  for (unsigned u = 0; u < mu_barrier.pages / mu_barrier.unit_pages; u++)
+    if (atomic_load_explicit(&mu_barrier.units[u], memory_order_acquire) != MU_UNIT_DONE)
+      pages |= mask_of(u * mu_barrier.unit_pages, mu_barrier.unit_pages);
+  return pages;
+}
+
+/* The kernel would not move this page back: its bytes go instead. */
+static void copy_back(unsigned page) {
+  struct uffdio_copy c = {
+      .dst = (uintptr_t)in_run(page), .src = (uintptr_t)in_scratch(page), .len = (uint64_t)1 << mu_engine.shift};
+  if (mu_ioctl(mu_engine.uffd, UFFDIO_COPY, &c) == 0) mu_madvise(in_scratch(page), mu_engine.page, MADV_DONTNEED);
+}
+
+/* Nothing that still counts may be left in scratch. */
+static void empty_scratch(void) {
+  uint64_t left, home = not_remapped();
+  for (int i = 0; (left = arrived(mu_barrier.pages) & home) != 0; i++) {
+    unsigned page = (unsigned)__builtin_ctzll(left);
+    if (i < MU_MAX_BARRIER_PAGES)
+      mu_put_back(page, 1);
+    else
+      copy_back(page);
+  }
+}
+
+/* Phase OPEN is set: waits until no event of this barrier is being handled any more. */
+static void wait_for_fault_thread(void) {
+  atomic_thread_fence(memory_order_seq_cst); /* phase before busy here, busy before phase there: one sees the other */
+  while (atomic_load_explicit(&mu_barrier.busy, memory_order_acquire))
+    mu_sys_call(MU_SYS_sched_yield, 0, 0, 0, 0, 0, 0);
+}
+
+void mu_barrier_open(void) {
+  unsigned size = mu_barrier.unit_pages;
+  for (unsigned u = 0; u < mu_barrier.pages / size; u++) {
+    uint32_t state = atomic_load_explicit(&mu_barrier.units[u], memory_order_acquire);
+    if (state == MU_UNIT_CLAIMED || state == MU_UNIT_WAITED || swap_state(u, MU_UNIT_CLOSED, MU_UNIT_RETURNED)) {
+      atomic_store_explicit(&mu_barrier.units[u], MU_UNIT_RETURNED, memory_order_release);
+      mu_put_back(u * size, size);
+    }
+  }
+  set_phase(MU_PHASE_OPEN);
+  wait_for_fault_thread();
+  if (mu_engine.move) empty_scratch();
+  disarm();
+  if (mu_engine.move) mu_madvise(mu_engine.scratch, (size_t)mu_barrier.pages << mu_engine.shift, MADV_DONTNEED);
+}

@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Start and stop of the kernel side, and what it knows of residency. */
+#include "src/log.h"
+#include "src/sys.h"
+#include "uffd/internal.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/auxv.h>
+
+struct mu_engine_counters mu_engine_counters;
+
+/* Pages in transit. Registered for write-protection only: it makes scratch a destination for UFFDIO_MOVE, while our own
+ * read of a hole in it just reads zeros. Not inherited: a child must not see half a pass. */
+static bool make_scratch(void) {
+  int err;
+  size_t len = MU_MAX_BARRIER_PAGES * mu_engine.page;
+  void *at = mu_mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0, &err);
+  if (!at) return false;
+  struct uffdio_register reg = {.range = {(uintptr_t)at, len}, .mode = UFFDIO_REGISTER_MODE_WP};
+  mu_madvise(at, len, MADV_NOHUGEPAGE);
+  if (mu_madvise(at, len, MADV_DONTFORK) < 0 || mu_ioctl(mu_engine.uffd, UFFDIO_REGISTER, &reg) < 0) {
+    mu_munmap(at, len);
+    return false;
+  }
+  mu_engine.scratch = at;
+  return true;
+}
+
+static void give_up(const char *why) {
+  if (mu_engine.uffd >= 0) mu_close(mu_engine.uffd);
+  mu_engine.uffd = -1;
+  mu_format(mu_engine.why, sizeof mu_engine.why, "%s", why);
+  atomic_store_explicit(&mu_engine.tier, MU_TIER_NONE, memory_order_release);
+}
+
+void mu_engine_start(void) {
+  /* From here on, whatever the program does to its descriptors does not reach ours. */
+  long r = mu_sys_call(MU_SYS_close_range, 0, (long)~0U, MU_CLOSE_RANGE_UNSHARE, 0, 0, 0);
+  mu_engine.page = getauxval(AT_PAGESZ);
+  mu_engine.shift = (unsigned)__builtin_ctzl(mu_engine.page);
+  if (r < 0) {
+    give_up("no descriptor table of our own: close_range is refused (needs Linux 5.9)");
+    return;
+  }
+  /* Descriptors 0 to 2 stay taken: nothing that prints to them may reach a file of ours. */
+  for (int fd = 0; fd <= 2; fd++)
+    if (mu_open("/dev/null", O_RDWR | O_CLOEXEC) < 0) mu_open("/", O_RDONLY | O_CLOEXEC);
+  mu_engine.pagemap = mu_open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+  if (mu_engine.pagemap < 0) {
+    give_up("/proc/self/pagemap cannot be read");
+    return;
+  }
+  mu_tier_probe();
+  if (mu_engine.uffd < 0) return;
+  if (mu_engine.move && !make_scratch()) {
+    give_up("no memory for pages in transit");
+    return;
+  }
+  if (mu_fault_thread_start() < 0) give_up("the fault thread cannot be started");
+}
+
+void mu_engine_stop(void) {
+  if (mu_engine.uffd >= 0) {
+    mu_fault_thread_stop();
+    mu_close(mu_engine.uffd);
+  }
+  if (mu_engine.pagemap >= 0) mu_close(mu_engine.pagemap);
+  if (mu_engine.scratch) mu_munmap(mu_engine.scratch, MU_MAX_BARRIER_PAGES * mu_engine.page);
+  mu_reclaim_idle();
+  mu_engine_forget();
+}
+
+void mu_engine_forget(void) {
+  mu_reclaim_forget();
+  mu_engine = (struct mu_engine){.uffd = -1, .pagemap = -1};
+  atomic_store_explicit(&mu_barrier.phase, MU_PHASE_OPEN, memory_order_relaxed);
+}
+
+int mu_resident(const void *start, unsigned pages, uint64_t *present, uint64_t *movable) {
+  uint64_t entry[MU_MAX_BARRIER_PAGES];
+  size_t len = pages * sizeof *entry;
+  *present = *movable = 0;
+  if (mu_engine.pagemap < 0) return -EBADF;
+  ssize_t n = mu_pread(mu_engine.pagemap, entry, len, ((uintptr_t)start >> mu_engine.shift) * sizeof *entry);
+  if (n != (ssize_t)len) return n < 0 ? (int)n : -EIO;
+  for (unsigned i = 0; i < pages; i++) {
+    uint64_t bit = (uint64_t)1 << i;
+    if (entry[i] & (MU_PM_PRESENT | MU_PM_SWAPPED)) *present |= bit;
+    if ((entry[i] & MU_PM_PRESENT) && (entry[i] & MU_PM_EXCLUSIVE) && !(entry[i] & MU_PM_FILE)) *movable |= bit;
+  }
+  return 0;
+}

@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The kernel side, as src/ sees it. Knows memory as address ranges only. But for mu_engine_tier and the counters,
+ * everything here is called by the mesher thread alone, one pass at a time.
+ */
+#ifndef MU_ENGINE_H
+#define MU_ENGINE_H
+
+#include "src/common.h"
+
+enum { MU_MAX_BARRIER_PAGES = 64 };
+
+enum mu_tier { MU_TIER_UNKNOWN, MU_TIER_FULL, MU_TIER_FULL_WP, MU_TIER_USER, MU_TIER_NONE };
+
+/*
+ * Makes the calling thread's descriptor table its own, finds the best tier that is allowed, and in the full tiers opens
+ * userfaultfd and starts the fault thread. Never fails: the worst result is MU_TIER_NONE.
+ */
+void mu_engine_start(void);
+enum mu_tier mu_engine_tier(void);
+/* One line for people: why it is this tier, and what would raise it. */
+const char *mu_engine_why(void);
+/* Ends the fault thread and closes everything. No barrier is closed. */
+void mu_engine_stop(void);
+/* In a forked child: forgets everything, without closing: none of it exists here. */
+void mu_engine_forget(void);
+
+/* ---- barrier: while it is closed, every touch of the range waits, unless mentioned below ------------------------- */
+
+/* Which pages of a range are resident (bit i: page i), and which of those could be moved: not shared with a forked
+ * child, not swapped out. -errno when the kernel does not tell. */
+int mu_resident(const void *start, unsigned pages, uint64_t *present, uint64_t *movable);
+
+/*
+ * Closes [start, start + pages), private anonymous memory, pages <= 64, as units of unit_pages (a power of two that
+ * divides pages). `present` as from mu_resident, taken just before. Returns 0, or -errno with the range as it was.
+ * After it, each unit is either closed or was refused: then mu_barrier_claim is false for it.
+ */
+int mu_barrier_close(void *start, unsigned pages, unsigned unit_pages, uint64_t present);
+/* Wins the unit: nobody opens it before remap, release or open. False: somebody touched it, or it was refused. */
+bool mu_barrier_claim(unsigned unit);
+/* Where the unit's contents can be read. Pages that were not resident must not be read. */
+const void *mu_barrier_contents(unsigned unit);
+/* The pages of the barrier whose contents are there (bit i: page i). */
+uint64_t mu_barrier_present(void);
+/* Maps n claimed units, from `first` on, privately onto the file at `offset`, and wakes who waits for them. False: not
+ * mapped; they stay claimed. */
+bool mu_barrier_remap(unsigned first, unsigned n, int fd, uint64_t offset);
+/* Opens the barrier: what was not remapped is as before, everybody goes on. */
+void mu_barrier_open(void);
+
+/* ---- mesh files ----------------------------------------------------------------------------------------------------
+ */
+
+struct mu_mesh_file {
+  int fd;
+  char *window; /* writable, shared; gone once sealed */
+  size_t bytes;
+};
+
+/* A new file of that length, empty. Returns 0 or -errno. */
+int mu_file_create(struct mu_mesh_file *file, size_t bytes);
+/* Makes pages for a range, so that storing through the window cannot fail. Returns 0 or -errno. */
+int mu_file_prepare(struct mu_mesh_file *file, uint64_t offset, size_t len);
+/* No store comes any more: window and descriptor go; mappings stay. */
+void mu_file_seal(struct mu_mesh_file *file);
+
+/* ---- reclaim -------------------------------------------------------------------------------------------------------
+ */
+
+struct mu_range {
+  void *start;
+  size_t len;
+};
+/* Makes ranges of private anonymous memory read as zeros, their pages given back. Done when it returns. */
+void mu_drop(const struct mu_range *ranges, size_t n);
+/* Tears down what is only worth having while there is work. */
+void mu_reclaim_idle(void);
+/* In a forked child. */
+void mu_reclaim_forget(void);
+
+/* ---- counters; any thread may read ---- */
+struct mu_engine_counters {
+  _Atomic uint64_t faults, longest_fault_ns, refused, ops_ring, ops_vector, ops_plain;
+  _Atomic uint64_t fault_ns[64]; /* histogram: [i] counts resolutions that took 2^i..2^(i+1)-1 ns */
+};
+extern struct mu_engine_counters mu_engine_counters;
+
+static inline void mu_count(_Atomic uint64_t *counter, uint64_t n) {
+  atomic_fetch_add_explicit(counter, n, memory_order_relaxed); /* a statistic orders nothing */
+}
+
+#endif

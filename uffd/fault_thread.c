@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The fault thread: reads who waits for closed memory and lets them go on, by giving the unit back if the mesher does
+ * not have it already. It never touches arena memory, never allocates, and uses no lock.
+ */
+#include "src/sys.h"
+#include "src/thread.h"
+#include "uffd/internal.h"
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+
+static struct {
+  pthread_t thread;
+  int stop; /* eventfd */
+} fault = {.stop = -1};
+
+static bool wait_out_closing(void) {
+  uint32_t phase;
+  while ((phase = atomic_load_explicit(&mu_barrier.phase, memory_order_acquire)) == MU_PHASE_CLOSING)
+    mu_sys_call(MU_SYS_sched_yield, 0, 0, 0, 0, 0, 0);
+  return phase == MU_PHASE_CLOSED;
+}
+
+static void wake_address(uintptr_t address) {
+  struct uffdio_range r = {address, mu_engine.page};
+  mu_ioctl(mu_engine.uffd, UFFDIO_WAKE, &r);
+}
+
+/* The unit is RETURNED, by us or by the mesher: see that this page of it is there. */
+static void complete(unsigned page) {
+  uint64_t have = atomic_load_explicit(&mu_barrier.present, memory_order_relaxed);
+  if (have >> page & 1)
+    mu_put_back(page, 1);
+  else
+    mu_fill_zero(page);
+}
+
+static void resolve(unsigned page) {
+  unsigned size = mu_barrier.unit_pages, unit = page / size;
+  _Atomic uint32_t *state = &mu_barrier.units[unit];
+  uint32_t seen = MU_UNIT_CLOSED;
+  /* acquire and release, as in barrier.c */
+  if (atomic_compare_exchange_strong_explicit(state, &seen, MU_UNIT_RETURNED, memory_order_acq_rel,
+                                              memory_order_acquire)) {
+    mu_put_back(unit * size, size);
+    if (!(mu_barrier_present() >> page & 1)) mu_fill_zero(page);
+    return;
+  }
+  if (seen == MU_UNIT_CLAIMED &&
+      atomic_compare_exchange_strong_explicit(state, &seen, MU_UNIT_WAITED, memory_order_acq_rel, memory_order_acquire))
+    return; /* the mesher wakes */
+  if (seen == MU_UNIT_WAITED) return;
+  if (seen == MU_UNIT_RETURNED)
+    complete(page);
+  else
+    mu_wake(page, 1); /* DONE */
+}
+
+static void handle(const struct uffd_msg *msg) {
+  if (msg->event != UFFD_EVENT_PAGEFAULT) return;
+  uintptr_t address = msg->arg.pagefault.address & ~(uintptr_t)(mu_engine.page - 1);
+  uint64_t began = mu_now_ns();
+  atomic_store_explicit(&mu_barrier.busy, 1, memory_order_relaxed);
+  atomic_thread_fence(memory_order_seq_cst); /* see wait_for_fault_thread */
+  bool closed = wait_out_closing();
+  uintptr_t page = (address - (uintptr_t)mu_barrier.start) >> mu_engine.shift;
+  if (closed && page < mu_barrier.pages)
+    resolve((unsigned)page);
+  else
+    wake_address(address); /* of a barrier that is open again */
+  atomic_store_explicit(&mu_barrier.busy, 0, memory_order_release);
+  uint64_t took = mu_now_ns() - began;
+  mu_count(&mu_engine_counters.faults, 1);
+  mu_count(&mu_engine_counters.fault_ns[63 - __builtin_clzll(took | 1)], 1);
+  if (took > atomic_load_explicit(&mu_engine_counters.longest_fault_ns, memory_order_relaxed))
+    atomic_store_explicit(&mu_engine_counters.longest_fault_ns, took, memory_order_relaxed);
+}
+
+static void *run(void *unused) {
+  (void)unused;
+  mu_thread_settle("mesh-uffd-fault");
+  struct pollfd fds[2] = {{.fd = mu_engine.uffd, .events = POLLIN}, {.fd = fault.stop, .events = POLLIN}};
+  struct uffd_msg msgs[16];
+  for (;;) {
+    long r = mu_sys_call(MU_SYS_poll, (long)fds, 2, -1, 0, 0, 0);
+    if (r < 0) continue;
+    if (fds[1].revents) return NULL;
+    ssize_t n = mu_read(mu_engine.uffd, msgs, sizeof msgs);
+    for (ssize_t i = 0; i < n / (ssize_t)sizeof *msgs; i++) handle(&msgs[i]);
+  }
+}
+
+int mu_fault_thread_start(void) {
+  fault.stop = (int)mu_sys_call(MU_SYS_eventfd2, 0, 02000000 /* EFD_CLOEXEC */, 0, 0, 0, 0);
+  if (fault.stop < 0) return fault.stop;
+  int r = mu_thread_create(&fault.thread, run);
+  if (r) {
+    mu_close(fault.stop);
+    fault.stop = -1;
+  }
+  return -r;
+}
+
+void mu_fault_thread_stop(void) {
+  uint64_t one = 1;
+  mu_write(fault.stop, &one, sizeof one);
+  pthread_join(fault.thread, NULL);
+  mu_close(fault.stop);
+  fault.stop = -1;
+}

@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the files of uffd/ share. */
+#ifndef MU_UFFD_INTERNAL_H
+#define MU_UFFD_INTERNAL_H
+
+#include "uffd/compat.h"
+#include "uffd/engine.h"
+
+/* States of a unit; see ARCHITECTURE.md. */
+enum mu_unit_state {
+  MU_UNIT_IDLE,
+  MU_UNIT_CLOSED,
+  MU_UNIT_CLAIMED,
+  MU_UNIT_WAITED, /* claimed, and somebody waits for it */
+  MU_UNIT_RETURNED,
+  MU_UNIT_DONE,
+};
+
+enum mu_phase {
+  MU_PHASE_OPEN,
+  MU_PHASE_CLOSING, /* pages in transit: nobody decides anything */
+  MU_PHASE_CLOSED,
+};
+
+/* The one barrier. start, pages, unit_shift and present change only in phase OPEN. */
+struct mu_barrier {
+  _Atomic uint32_t phase;
+  _Atomic uint32_t busy; /* the fault thread handles an event: the barrier's fields must not change */
+  char *start;
+  unsigned pages, unit_pages;
+  _Atomic uint64_t present; /* pages whose contents are in scratch (move), or in place and protected */
+  _Atomic uint32_t units[MU_MAX_BARRIER_PAGES];
+};
+extern struct mu_barrier mu_barrier;
+
+struct mu_engine {
+  int uffd;
+  int pagemap;
+  _Atomic uint32_t tier;
+  bool move; /* the barrier moves pages to scratch; else it write-protects them */
+  char *scratch;
+  size_t page;
+  unsigned shift;
+  char why[256];
+};
+extern struct mu_engine mu_engine;
+
+/* Opens userfaultfd as well as is allowed; sets tier, uffd, move and why. */
+void mu_tier_probe(void);
+
+int mu_fault_thread_start(void);
+void mu_fault_thread_stop(void);
+
+/* Moves pages back from scratch, or lifts their protection, [page, page + n) of the barrier; wakes. Any thread of ours.
+ */
+void mu_put_back(unsigned page, unsigned n);
+void mu_wake(unsigned page, unsigned n);
+/* A zero page for one that was not there; wakes. */
+void mu_fill_zero(unsigned page);
+
+#endif
