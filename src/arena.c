@@ -226,8 +226,14 @@ static void insert_merged(size_t page, size_t pages, enum mu_state state) {
 
 /* ---- extents ----------------------------------------------------------------------------------------------------- */
 
+/* Alignment is of addresses: the arena's base is aligned to a run and no more. */
+static size_t align_page(size_t page, size_t align) {
+  size_t base = (uintptr_t)mu_arena.base >> mu_arena.page_shift;
+  return mu_round_up(base + page, align) - base;
+}
+
 static size_t aligned_in(size_t page, size_t pages, size_t align) {
-  size_t at = mu_round_up(page, align);
+  size_t at = align_page(page, align);
   return at + pages <= page + mu_mini_heap(page)->pages ? at : MU_NO_PAGE;
 }
 
@@ -258,7 +264,7 @@ static size_t carve(size_t page, size_t pages, size_t align) {
 }
 
 static size_t from_top(size_t pages, size_t align) {
-  size_t at = mu_round_up(x.top, align);
+  size_t at = align_page(x.top, align);
   if (pages > mu_arena.reserved || at + pages > mu_arena.reserved || !commit(at + pages)) return MU_NO_PAGE;
   size_t old = x.top;
   x.top = at + pages;

@@ -65,7 +65,7 @@ static inline size_t mu_pages_for(size_t bytes) {
 }
 
 /*
- * A range of `pages` pages whose number is a multiple of `align` (a power of two). Returns its first page, or
+ * A range of `pages` pages whose address is a multiple of `align` pages (a power of two). Returns its first page, or
  * MU_NO_PAGE when memory is out. *zeroed says whether it reads as zeros. Takes the extent lock.
  */
 size_t mu_extent_alloc(size_t pages, size_t align, bool *zeroed);

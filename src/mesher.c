@@ -23,6 +23,7 @@ enum {
   START_BYTES = 8 << 20, /* smaller heaps are left alone: a thread costs more than they hold back */
   PURGE_PAGES = 16384,   /* at most so many in one go, between looks at the clock */
   COMPACT_ROUNDS = 3,
+  PATIENCE_TICKS = 50,    /* a class that is being emptied is waited for, but not for ever */
 };
 
 struct mu_mesher_counters mu_mesher_counters;
@@ -132,11 +133,28 @@ static bool may_mesh(bool waited_for) {
   return waited_for && program_stands_still();
 }
 
+/* While a class loses more than a fiftieth of its live slots a tick, what is packed now is too full a moment later. */
+static struct {
+  size_t live;
+  uint32_t ticks; /* for how long it has been falling */
+} falling[MU_CLASSES];
+
+static void watch_classes(void) {
+  for (unsigned c = 1; c < MU_CLASSES; c++) {
+    size_t live = mu_class_heaps[c].live_slots, before = falling[c].live;
+    falling[c].live = live;
+    falling[c].ticks = live + live / 50 < before ? falling[c].ticks + 1 : 0;
+  }
+}
+
+static bool is_being_emptied(unsigned c) { return falling[c].ticks && falling[c].ticks < PATIENCE_TICKS; }
+
 static size_t mesh(const struct mu_pass_policy *policy, bool waited_for) {
   size_t pages = 0;
   if (!may_mesh(waited_for)) return 0;
   mu_mapping_budget_refresh();
-  for (unsigned c = 1; c < MU_CLASSES; c++) pages += mu_pass_class(c, policy);
+  for (unsigned c = 1; c < MU_CLASSES; c++)
+    if (!is_being_emptied(c) || policy->ignore_backoff) pages += mu_pass_class(c, policy);
   mu_count(&mu_mesher_counters.freed_bytes, pages << mu_arena.page_shift);
   if (mu_options.validate)
     for (unsigned c = 1; c < MU_CLASSES; c++) {
@@ -160,6 +178,7 @@ static bool meshing_may_pay(void) {
 static size_t compact_fully(void) {
   struct mu_pass_policy policy = {.quiet_ticks = 0, .min_pages = 1, .ignore_backoff = true};
   uint32_t now = atomic_load_explicit(&mu_tick, memory_order_relaxed);
+  if (atomic_load_explicit(&m.paused, memory_order_relaxed)) return 0;
   size_t pages = purge(now), got;
   for (int round = 0; round < COMPACT_ROUNDS; round++) {
     pages += got = mesh(&policy, true);
@@ -199,6 +218,7 @@ static void tick(void) {
   uint32_t now = atomic_fetch_add_explicit(&mu_tick, 1, memory_order_relaxed) + 1;
   uint32_t decay = mu_options.eager ? 1 : mu_options.decay_ms / TICK_MS;
   earn_budget();
+  watch_classes();
   if (unused_pages()) purge(now - decay);
   if (!meshing_may_pay() || (m.budget_ns <= 0 && !mu_options.eager)) return;
   struct mu_pass_policy policy = {.quiet_ticks = mu_options.eager ? 0 : QUIET_TICKS,

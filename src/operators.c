@@ -14,7 +14,7 @@ typedef void (*throw_bad_alloc)(void);
 
 /* The function in the C++ runtime that the caller's own module uses, or NULL. */
 static void *runtime_function(const char *name, const void *caller) {
-  void *f = dlsym(RTLD_DEFAULT, name);
+  void *f = dlsym(RTLD_NEXT, name);
   Dl_info info;
   if (f || !dladdr(caller, &info)) return f;
   void *module = dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
@@ -24,51 +24,57 @@ static void *runtime_function(const char *name, const void *caller) {
   return f;
 }
 
-/* new's loop: the new handler as long as there is one, then std::bad_alloc, or NULL when it may not throw. */
-static MU_NOINLINE void *try_again(size_t align, size_t size, bool may_throw, const void *caller) {
+static void *allocate(size_t align, size_t size) {
+  return align ? mu_memalign(align, size) : mu_malloc(size);
+}
+
+/* new's loop: the new handler as long as there is one, then std::bad_alloc. */
+static MU_NOINLINE void *try_again(size_t align, size_t size, const void *caller) {
   get_new_handler get = (get_new_handler)runtime_function("_ZSt15get_new_handlerv", caller);
   new_handler handler;
   while (get && (handler = get())) {
     handler();
-    void *p = align ? mu_memalign(align, size) : mu_malloc(size);
+    void *p = allocate(align, size);
     if (p) return p;
   }
-  if (!may_throw) return NULL;
   throw_bad_alloc raise_ = (throw_bad_alloc)runtime_function("_ZSt17__throw_bad_allocv", caller);
   if (raise_) raise_();
   abort();
 }
 
-static inline void *new_(size_t size, bool may_throw, const void *caller) {
-  void *p = mu_malloc(size);
-  return MU_LIKELY(p != NULL) ? p : try_again(0, size, may_throw, caller);
-}
-
-static inline void *new_aligned(size_t align, size_t size, bool may_throw, const void *caller) {
-  void *p = mu_memalign(align, size);
-  return MU_LIKELY(p != NULL) ? p : try_again(align, size, may_throw, caller);
+/* C cannot catch what a new handler throws; the C++ runtime's own nothrow new calls ours and does. */
+static MU_NOINLINE void *try_again_nothrow(const char *name, size_t align, size_t size, const void *tag,
+                                           const void *caller) {
+  void *f = runtime_function(name, caller);
+  if (!f) return NULL;
+  return align ? ((void *(*)(size_t, size_t, const void *))f)(size, align, tag)
+               : ((void *(*)(size_t, const void *))f)(size, tag);
 }
 
 #define CALLER __builtin_return_address(0)
 #define NEW(name)                                                                                                      \
   MU_EXPORT void *name(size_t size);                                                                                   \
   void *name(size_t size) {                                                                                            \
-    return new_(size, true, CALLER);                                                                                   \
+    void *p = mu_malloc(size);                                                                                         \
+    return MU_LIKELY(p != NULL) ? p : try_again(0, size, CALLER);                                                      \
   }
 #define NEW_NOTHROW(name)                                                                                              \
   MU_EXPORT void *name(size_t size, const void *tag);                                                                  \
   void *name(size_t size, const void *tag) {                                                                           \
-    return (void)tag, new_(size, false, CALLER);                                                                       \
+    void *p = mu_malloc(size);                                                                                         \
+    return MU_LIKELY(p != NULL) ? p : try_again_nothrow(#name, 0, size, tag, CALLER);                                  \
   }
 #define NEW_ALIGNED(name)                                                                                              \
   MU_EXPORT void *name(size_t size, size_t align);                                                                     \
   void *name(size_t size, size_t align) {                                                                              \
-    return new_aligned(align, size, true, CALLER);                                                                     \
+    void *p = mu_memalign(align, size);                                                                                \
+    return MU_LIKELY(p != NULL) ? p : try_again(align, size, CALLER);                                                  \
   }
 #define NEW_ALIGNED_NOTHROW(name)                                                                                      \
   MU_EXPORT void *name(size_t size, size_t align, const void *tag);                                                    \
   void *name(size_t size, size_t align, const void *tag) {                                                             \
-    return (void)tag, new_aligned(align, size, false, CALLER);                                                         \
+    void *p = mu_memalign(align, size);                                                                                \
+    return MU_LIKELY(p != NULL) ? p : try_again_nothrow(#name, align, size, tag, CALLER);                              \
   }
 /* Sizes, alignments and the nothrow tag are hints that are not needed. */
 #define DELETE(name) MU_EXPORT void name(void *p) __attribute__((alias("mu_delete")))

@@ -28,13 +28,14 @@ fail() {
 }
 
 for name in $("$program"); do
-  # In a shell of its own, whose message about the signal is not the program's.
+  # The subshell becomes the program: what a shell has to say about the signal does not go to the program's output.
   (
     # shellcheck disable=SC3045 # where it is unknown, cores may be written
     ulimit -c 0 2>/dev/null
-    LD_PRELOAD=$LIB "$program" "$name" >"$directory/out" 2>"$directory/err"
-    exit $?
-  ) 2>/dev/null
+    LD_PRELOAD=$LIB
+    export LD_PRELOAD
+    exec "$program" "$name"
+  ) >"$directory/out" 2>"$directory/err"
   status=$?
   pointer=$(sed -n 's/^pointer: //p' "$directory/out")
   lines=$(grep -c '' "$directory/err")
