@@ -60,6 +60,8 @@ holds() {
 fails() {
   name=$1 expected=$2 what=$3 flags=-DSAFETY run=
   shift 3
+  # Processes in the other order: what needs the fork is found sooner.
+  case $name in BUG_8 | BUG_9 | GAP_4 | GAP_5 | REACH_6) flags="-DSAFETY -DREVERSE" ;; *) set -- -DFORKS=0 "$@" ;; esac
   if [ "$expected" = "waits for ever" ]; then flags=-DNFAIR=3 run="-a -f -A -E"; fi
   if build "$name" 500 "-O0 $flags" "-D${name%-*}" "$@"; then
     ./pan -m200000 $run >out 2>&1
@@ -102,7 +104,7 @@ lane_b() {
   fails BUG_3 assertion "the fault thread fills while the run is being closed" -DSMALL
   fails BUG_4 assertion "the mesher claims without compare-and-swap" -DSMALL
   fails BUG_5 assertion "the mesher forgets to wake a WAITED unit" -DSMALL
-  fails BUG_5-liveness "waits for ever" "the same, without the assertion" -DSMALL -DPASSES=1 -DFORKS=0 -DLIVENESS
+  fails BUG_5-liveness "waits for ever" "the same, without the assertion" -DSMALL -DPASSES=1 -DLIVENESS
   fails BUG_6 assertion "the mesher wakes before it remaps" -DSMALL
   fails BUG_7 assertion "slots are claimed from a closed span" -DSMALL
   fails BUG_8 assertion "a freed slot of a packed unit is written again" -DSMALL

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "src/mesher.h"
 #include "src/global_heap.h"
+#include "src/log.h"
 #include "src/options.h"
 #include "src/pack.h"
 #include "src/pass.h"
@@ -20,21 +21,26 @@ enum {
   IDLE_TICKS = 30,       /* without any change: sleep until woken */
   BURST_SECONDS = 60,    /* processor time is averaged over this */
   MIN_PAGES_A_PLAN = 64, /* less is not worth the barriers */
+  TURN_NS = 5000000,     /* of the program's time, where it must stand still; planning comes on top */
+  MIN_BUDGET_NS = 1000000,
   START_BYTES = 8 << 20, /* smaller heaps are left alone: a thread costs more than they hold back */
   PURGE_PAGES = 16384,   /* at most so many in one go, between looks at the clock */
   COMPACT_ROUNDS = 3,
-  PATIENCE_TICKS = 50,    /* a class that is being emptied is waited for, but not for ever */
+  CALM_TICKS = 5,
+  PATIENCE_TICKS = 50, /* a class that is being emptied is waited for, but not for ever */
 };
 
 struct mu_mesher_counters mu_mesher_counters;
 
 enum { NOT_STARTED, RUNNING, CANNOT };
+enum { WANT_COMPACT = 1, WANT_TURN = 2, WANT_ENGINE = 4 };
 
 static struct {
   _Atomic uint32_t state;
   _Atomic uint32_t bell; /* futex: rung for requests and when activity resumes */
   _Atomic uint32_t asleep;
-  _Atomic uint32_t asked, answered; /* requests to compact: tickets */
+  _Atomic uint32_t asked, answered; /* requests: tickets */
+  _Atomic uint32_t wanted;          /* what is asked for: WANT_* */
   _Atomic uint64_t freed;           /* by the last request answered */
   _Atomic uint32_t paused;
   _Atomic uint32_t wants_turn; /* sync tiers: a pass would pay, if the program's one thread lends us a moment */
@@ -114,40 +120,39 @@ static size_t unused_pages(void) {
 /* ---- meshing -------------------------------------------------------------------------------------------------------
  */
 
-/* In the tiers without a sound barrier the program must have one thread, and that one must be waiting for us. */
-static bool program_stands_still(void) {
-  char buf[1024];
-  int fd = mu_open("/proc/self/task", O_RDONLY | O_DIRECTORY | O_CLOEXEC), tasks = 0;
-  if (fd < 0) return false;
-  long n;
-  while ((n = mu_sys_call(MU_SYS_getdents64, fd, (long)buf, sizeof buf, 0, 0, 0)) > 0)
-    for (long at = 0; at < n; at += *(unsigned short *)(void *)(buf + at + 16)) tasks += buf[at + 19] != '.';
-  mu_close(fd);
-  return tasks == 2;
-}
-
 static bool may_mesh(bool waited_for) {
   if (!mu_options.mesh || atomic_load_explicit(&m.paused, memory_order_relaxed)) return false;
   if (mu_engine_tier() == MU_TIER_UNKNOWN) mu_engine_start();
-  if (mu_engine_tier() <= MU_TIER_FULL_WP) return true;
-  return waited_for && program_stands_still();
-}
-
-/* While a class loses more than a fiftieth of its live slots a tick, what is packed now is too full a moment later. */
-static struct {
-  size_t live;
-  uint32_t ticks; /* for how long it has been falling */
-} falling[MU_CLASSES];
-
-static void watch_classes(void) {
-  for (unsigned c = 1; c < MU_CLASSES; c++) {
-    size_t live = mu_class_heaps[c].live_slots, before = falling[c].live;
-    falling[c].live = live;
-    falling[c].ticks = live + live / 50 < before ? falling[c].ticks + 1 : 0;
+  switch (mu_engine_tier()) {
+  case MU_TIER_FULL:
+    return true;
+  case MU_TIER_FULL_WP:
+    return mu_no_pins();
+  default:
+    return waited_for && mu_program_stands_still();
   }
 }
 
-static bool is_being_emptied(unsigned c) { return falling[c].ticks && falling[c].ticks < PATIENCE_TICKS; }
+/* While a class loses more than a fiftieth of its live slots a tick, what is packed now is too full a moment later. So
+ * it is left alone until it has been calm for a while, or has been falling for too long. */
+static struct {
+  size_t live;
+  uint32_t calm, falling; /* ticks */
+} trend[MU_CLASSES];
+
+static void watch_classes(void) {
+  for (unsigned c = 1; c < MU_CLASSES; c++) {
+    size_t live = mu_class_heaps[c].live_slots;
+    bool falls = live + live / 50 < trend[c].live;
+    trend[c].live = live;
+    trend[c].calm = falls ? 0 : trend[c].calm + 1;
+    trend[c].falling = trend[c].calm > CALM_TICKS ? 0 : trend[c].falling + 1;
+  }
+}
+
+static bool is_being_emptied(unsigned c) {
+  return trend[c].calm < CALM_TICKS && trend[c].falling < PATIENCE_TICKS;
+}
 
 static size_t mesh(const struct mu_pass_policy *policy, bool waited_for) {
   size_t pages = 0;
@@ -206,10 +211,28 @@ static void earn_budget(void) {
   m.last_cpu = cpu;
 }
 
+static void mesh_as_it_pays(bool waited_for) {
+  size_t ns = waited_for ? TURN_NS : mu_max((size_t)m.budget_ns, MIN_BUDGET_NS);
+  struct mu_pass_policy policy = {.quiet_ticks = mu_options.eager ? 0 : QUIET_TICKS,
+                                  .min_pages = mu_options.eager ? 1 : MIN_PAGES_A_PLAN,
+                                  .deadline_ns = mu_thread_cpu_ns() + ns,
+                                  .ignore_backoff = mu_options.eager};
+  mesh(&policy, waited_for);
+}
+
+/* The capability is used at once and given up. */
+static void open_and_drop(void) {
+  if (mu_engine_tier() == MU_TIER_UNKNOWN) mu_engine_start();
+  mu_caps_drop_ptrace();
+}
+
 static void answer_requests(void) {
   uint32_t asked = atomic_load_explicit(&m.asked, memory_order_acquire);
   if (asked == atomic_load_explicit(&m.answered, memory_order_relaxed)) return;
-  atomic_store_explicit(&m.freed, compact_fully(), memory_order_relaxed);
+  uint32_t wanted = atomic_exchange_explicit(&m.wanted, 0, memory_order_acq_rel);
+  if (wanted & WANT_ENGINE) open_and_drop();
+  if (wanted & WANT_TURN) mesh_as_it_pays(true);
+  if (wanted & WANT_COMPACT) atomic_store_explicit(&m.freed, compact_fully(), memory_order_relaxed);
   atomic_store_explicit(&m.answered, asked, memory_order_release);
   mu_futex_wake(&m.answered, INT32_MAX);
 }
@@ -221,12 +244,13 @@ static void tick(void) {
   watch_classes();
   if (unused_pages()) purge(now - decay);
   if (!meshing_may_pay() || (m.budget_ns <= 0 && !mu_options.eager)) return;
-  struct mu_pass_policy policy = {.quiet_ticks = mu_options.eager ? 0 : QUIET_TICKS,
-                                  .min_pages = mu_options.eager ? 1 : MIN_PAGES_A_PLAN,
-                                  .deadline_ns = mu_thread_cpu_ns() + (uint64_t)mu_max((size_t)m.budget_ns, 1000000),
-                                  .ignore_backoff = mu_options.eager};
-  mesh(&policy, false);
-  if (mu_engine_tier() > MU_TIER_FULL_WP) atomic_store_explicit(&m.wants_turn, 1, memory_order_relaxed);
+  if (mu_engine_tier() <= MU_TIER_FULL_WP) mesh_as_it_pays(false);
+  if (mu_engine_tier() > MU_TIER_FULL_WP) {
+    /* Only while the program's one thread waits for us: it lends us a moment at its next call that takes the slow way.
+     */
+    atomic_store_explicit(&m.wants_turn, 1, memory_order_relaxed);
+    atomic_store_explicit(&mu_mesher_listens, 1, memory_order_relaxed);
+  }
 }
 
 /* How long to sleep: for ever when nothing has happened for a while and nothing is left to give back. */
@@ -255,7 +279,6 @@ static void *run(void *unused) {
       if (ops_so_far() != m.ops_seen) ns = 0;
     }
     if (ns) mu_futex_wait(&m.bell, bell, ns);
-    atomic_store_explicit(&mu_mesher_listens, 0, memory_order_relaxed);
   }
   return NULL;
 }
@@ -265,9 +288,28 @@ static void ring_bell(void) {
   mu_futex_wake(&m.bell, 1);
 }
 
-/* The mesher sleeps for good and something has changed: called by whoever changed it, without locks. */
+/* Hands a request over and waits, with signals blocked, until it has been carried out. */
+static void request(uint32_t what) {
+  sigset_t all, before;
+  int saved = errno;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  atomic_fetch_or_explicit(&m.wanted, what, memory_order_relaxed);
+  uint32_t ticket = atomic_fetch_add_explicit(&m.asked, 1, memory_order_acq_rel) + 1, seen;
+  ring_bell();
+  while ((int32_t)((seen = atomic_load_explicit(&m.answered, memory_order_acquire)) - ticket) < 0)
+    mu_futex_wait(&m.answered, seen, -1);
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  errno = saved;
+}
+
+/* The mesher listens, and something has changed: called by whoever changed it, without locks. */
 static void activity(void) {
-  if (atomic_exchange_explicit(&mu_mesher_listens, 0, memory_order_relaxed)) ring_bell();
+  if (!atomic_exchange_explicit(&mu_mesher_listens, 0, memory_order_relaxed)) return;
+  if (atomic_exchange_explicit(&m.wants_turn, 0, memory_order_relaxed))
+    request(WANT_TURN);
+  else
+    ring_bell();
 }
 
 static void start(void) {
@@ -283,29 +325,29 @@ static void grown(void) {
   if (mu_options.eager || mu_arena_limit() << mu_arena.page_shift >= START_BYTES) start();
 }
 
+static bool is_running(void) {
+  return atomic_load_explicit(&m.state, memory_order_acquire) == RUNNING;
+}
+
 void mu_mesher_init(void) {
   mu_on_activity = activity;
   mu_on_growth = grown;
   grown();
+  if (!mu_options.drop_caps) return;
+  start();
+  if (is_running()) request(WANT_ENGINE);
+  if (!mu_caps_drop_ptrace()) mu_log("MESH_UFFD_DROP_CAPS: CAP_SYS_PTRACE could not be dropped");
 }
 
 /* ---- requests ------------------------------------------------------------------------------------------------------
  */
 
 size_t mu_mesher_compact(void) {
-  sigset_t all, before;
   if (!mu_heap_ready()) return 0;
   start();
-  if (atomic_load_explicit(&m.state, memory_order_acquire) != RUNNING) return 0;
+  if (!is_running()) return 0;
   mu_thread_flush();
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  uint32_t ticket = atomic_fetch_add_explicit(&m.asked, 1, memory_order_acq_rel) + 1;
-  ring_bell();
-  uint32_t seen;
-  while ((int32_t)((seen = atomic_load_explicit(&m.answered, memory_order_acquire)) - ticket) < 0)
-    mu_futex_wait(&m.answered, seen, -1);
-  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  request(WANT_COMPACT);
   return atomic_load_explicit(&m.freed, memory_order_relaxed);
 }
 

@@ -50,6 +50,11 @@ void mu_fill_zero(unsigned page) {
   if (r < 0) mu_wake(page, 1); /* EEXIST: it is there by now */
 }
 
+/* Without userfaultfd nothing is closed: the program stands still instead. */
+static bool without_barrier(void) {
+  return mu_engine.uffd < 0;
+}
+
 /* ---- closing -------------------------------------------------------------------------------------------------------
  */
 
@@ -129,9 +134,9 @@ int mu_barrier_close(void *start, unsigned pages, unsigned unit_pages, uint64_t 
   mu_barrier.pages = pages;
   mu_barrier.unit_pages = unit_pages;
   set_phase(MU_PHASE_CLOSING);
-  int r = arm();
+  int r = without_barrier() ? 0 : arm();
   uint64_t have = present;
-  if (r == 0) {
+  if (r == 0 && !without_barrier()) {
     if (mu_engine.move)
       have = close_by_moving(present);
     else if ((r = protect(0, pages, UFFDIO_WRITEPROTECT_MODE_WP)) < 0)
@@ -188,6 +193,7 @@ bool mu_barrier_remap(unsigned first, unsigned n, int fd, uint64_t offset) {
 }
 
 void mu_put_back(unsigned page, unsigned n) {
+  if (without_barrier()) return;
   if (!mu_engine.move) {
     protect(page, n, 0);
     return;
@@ -255,6 +261,7 @@ void mu_barrier_open(void) {
     }
   }
   set_phase(MU_PHASE_OPEN);
+  if (without_barrier()) return;
   wait_for_fault_thread();
   if (mu_engine.move) empty_scratch();
   disarm();

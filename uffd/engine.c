@@ -5,6 +5,7 @@
 #include "uffd/internal.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
 
@@ -76,6 +77,54 @@ void mu_engine_forget(void) {
   mu_engine = (struct mu_engine){.uffd = -1, .pagemap = -1};
   atomic_store_explicit(&mu_barrier.phase, MU_PHASE_OPEN, memory_order_relaxed);
 }
+
+/* ---- standing still ------------------------------------------------------------------------------------------------
+ */
+
+/* The program's one thread and the mesher. */
+static bool two_tasks(void) {
+  char buf[1024];
+  int fd = mu_open("/proc/self/task", O_RDONLY | O_DIRECTORY | O_CLOEXEC), tasks = 0;
+  if (fd < 0) return false;
+  long n;
+  while ((n = mu_sys_call(MU_SYS_getdents64, fd, (long)buf, sizeof buf, 0, 0, 0)) > 0)
+    for (long at = 0; at < n; at += *(unsigned short *)(void *)(buf + at + 16)) tasks += buf[at + 19] != '.';
+  mu_close(fd);
+  return n == 0 && tasks == 2;
+}
+
+/* A ring of the program's own may write into its memory while it waits. */
+static bool has_ring(void) {
+  static const char word[] = "[io_uring]";
+  char buf[4096 + sizeof word];
+  size_t kept = 0;
+  bool found = false;
+  ssize_t n;
+  int fd = mu_open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return true;
+  while (!found && (n = mu_read(fd, buf + kept, 4096)) > 0) {
+    found = memmem(buf, kept + (size_t)n, word, sizeof word - 1) != NULL;
+    size_t all = kept + (size_t)n;
+    kept = mu_min(all, sizeof word - 2);
+    memmove(buf, buf + all - kept, kept);
+  }
+  mu_close(fd);
+  return found;
+}
+
+bool mu_no_pins(void) {
+  char text[4096];
+  if (mu_read_file("/proc/self/status", text, sizeof text) <= 0) return false;
+  const char *pin = strstr(text, "VmPin:");
+  return pin && strtoul(pin + 6, NULL, 10) == 0;
+}
+
+bool mu_program_stands_still(void) {
+  return two_tasks() && mu_no_pins() && !has_ring();
+}
+
+/* ---- residency -----------------------------------------------------------------------------------------------------
+ */
 
 int mu_resident(const void *start, unsigned pages, uint64_t *present, uint64_t *movable) {
   uint64_t entry[MU_MAX_BARRIER_PAGES];

@@ -18,12 +18,21 @@ enum mu_tier { MU_TIER_UNKNOWN, MU_TIER_FULL, MU_TIER_FULL_WP, MU_TIER_USER, MU_
  */
 void mu_engine_start(void);
 enum mu_tier mu_engine_tier(void);
+/* In the tiers without a barrier: whether the program stands still, so that none is needed. It must have one thread,
+ * which waits for us, and nothing the kernel may still write for it. */
+bool mu_program_stands_still(void);
+/* False where the kernel holds pins that the barrier cannot see. */
+bool mu_no_pins(void);
 /* One line for people: why it is this tier, and what would raise it. */
 const char *mu_engine_why(void);
 /* Ends the fault thread and closes everything. No barrier is closed. */
 void mu_engine_stop(void);
 /* In a forked child: forgets everything, without closing: none of it exists here. */
 void mu_engine_forget(void);
+
+/* Whether the calling thread has the capability that allows full userfaultfd; gives it up, for good. */
+bool mu_caps_have_ptrace(void);
+bool mu_caps_drop_ptrace(void);
 
 /* ---- barrier: while it is closed, every touch of the range waits, unless mentioned below ------------------------- */
 

@@ -24,7 +24,8 @@ static struct {
 static bool ring_ready(void) {
   if (r.state == 0) {
     struct io_uring_params p = {.flags = IORING_SETUP_CLAMP};
-    bool refused = !mu_options.ring || mu_sys_refused(MU_SYS_io_uring_setup);
+    /* Its worker would be a thread more, where we must know that there is none. */
+    bool refused = !mu_options.ring || mu_engine_tier() > MU_TIER_FULL_WP || mu_sys_refused(MU_SYS_io_uring_setup);
     r.state = !refused && io_uring_queue_init_params(ENTRIES, &r.ring, &p) == 0 ? 1 : -1;
     /* Not inherited: a child would share the queues' memory. liburing's mappings are few and of known place. */
     if (r.state == 1) io_uring_ring_dontfork(&r.ring);

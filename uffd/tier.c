@@ -118,7 +118,10 @@ void mu_tier_probe(void) {
   int fd = mu_options.best_tier <= MU_TIER_USER ? open_user() : -ENOSYS;
   if (fd >= 0) {
     mu_close(fd);
-    settle(MU_TIER_USER, "userfaultfd for user-mode faults only: give access to /dev/userfaultfd, or CAP_SYS_PTRACE");
+    settle(MU_TIER_USER,
+           mu_caps_have_ptrace()
+               ? "userfaultfd for user-mode faults only, as asked for or by a sandbox"
+               : "userfaultfd for user-mode faults only: give access to /dev/userfaultfd, or CAP_SYS_PTRACE");
     return;
   }
   settle(MU_TIER_NONE, refusal(-fd));
