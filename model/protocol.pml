@@ -2,7 +2,7 @@
 /*
  * The claim / free / pack / fork protocol of mesh-uffd. See README.md for what is modelled and what is not, and
  * ARCHITECTURE.md for the protocol itself. check.sh verifies this file as it stands, then once for each deliberate bug
- * (BUG_1..BUG_11), for each unsafe reading of the text (GAP_1..GAP_5), and for each state that must be reachable
+ * (BUG_1..BUG_11), for each unsafe reading of the text (GAP_1..GAP_6), and for each state that must be reachable
  * (REACH_1..REACH_8: these "fail" when the state is reached).
  *
  * LOCKS is for the order of the locks alone: threads are born and claim, and fork takes every lock by itself. Without it
@@ -108,6 +108,14 @@ bit child[4];    /* a child lives that reads this slot, which is live there, fro
 #define CLAIMABLE(u) (span[u] == OPEN)
 #endif
 
+/* GAP_6: only pages that were there before the run was armed are moved. */
+#ifdef GAP_6
+bit seen[2];
+#define SEEN(u) (seen[u])
+#else
+#define SEEN(u) true
+#endif
+
 /* Which slots of the packed unit a unit may not use. */
 #ifdef BUG_8
 #define TAKEN(s) ((file[0] && live[AT(0, s)]) || (file[1] && live[AT(1, s)])) /* freed slots are used again */
@@ -157,7 +165,7 @@ inline destroy_if_empty() {
 /* UFFDIO_MOVE, run to scratch. A hole stays one; the kernel may refuse a page. */
 inline move_away(u) {
   if
-  :: armed[u] && here[u] ->
+  :: armed[u] && here[u] && SEEN(u) ->
     if
     :: true -> refused[u] = 1
     :: true ->
@@ -440,6 +448,9 @@ proctype Mesher() {
         span[1] = (span[1] == OPEN -> CLOSED : span[1]);
         phase = CLOSING
       }
+#ifdef GAP_6
+      atomic { seen[0] = here[0]; seen[1] = here[1] }
+#endif
       atomic { armed[0] = (span[0] == CLOSED); armed[1] = (span[1] == CLOSED) }
       atomic { move_away(0) }
       atomic { move_away(1) }

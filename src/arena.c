@@ -347,12 +347,17 @@ bool mu_fresh_mapping(void *start, size_t len) {
   return got != NULL;
 }
 
+static struct mu_lock meta_lock = MU_LOCK_INIT(MU_RANK_LEAF);
+
+void mu_meta_renew(void) {
+  mu_lock_renew(&meta_lock);
+}
+
 void *mu_meta_alloc(size_t bytes) {
-  static struct mu_lock lock = MU_LOCK_INIT(MU_RANK_LEAF);
   static char *at;
   static size_t left;
   bytes = mu_round_up(bytes, 64);
-  mu_lock_take(&lock);
+  mu_lock_take(&meta_lock);
   if (bytes > left) {
     size_t chunk = mu_max(mu_round_up(bytes, mu_arena.page_size), (size_t)1 << 17);
     int err;
@@ -365,6 +370,6 @@ void *mu_meta_alloc(size_t bytes) {
     at += bytes;
     left -= bytes;
   }
-  mu_lock_release(&lock);
+  mu_lock_release(&meta_lock);
   return result;
 }

@@ -86,6 +86,7 @@ extern _Atomic uint32_t mu_tick;
 
 /* Memory for the library's own structures, zeroed, never given back; NULL when out. */
 void *mu_meta_alloc(size_t bytes);
+void mu_meta_renew(void);
 
 /* Replaces a range by fresh anonymous memory, merging with its neighbours. False: left as it was. */
 bool mu_fresh_mapping(void *start, size_t len);

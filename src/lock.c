@@ -17,6 +17,21 @@ void mu_lock_slow(struct mu_lock *lock) {
   while (atomic_exchange_explicit(&lock->word, 2, memory_order_acquire) != 0) mu_futex_wait(&lock->word, 2, -1);
 }
 
+bool mu_lock_try(struct mu_lock *lock, unsigned ms) {
+  uint64_t end = mu_now_ns() + ms * 1000000ULL;
+  do {
+    uint32_t free = 0;
+    if (atomic_compare_exchange_strong_explicit(&lock->word, &free, 1, memory_order_acquire, memory_order_relaxed)) {
+#ifdef MU_DEBUG
+      mu_lock_order_push(lock);
+#endif
+      return true;
+    }
+    mu_futex_wait(&lock->word, free, 200000);
+  } while (mu_now_ns() < end);
+  return false;
+}
+
 void mu_unlock_slow(struct mu_lock *lock) {
   mu_futex_wake(&lock->word, 1);
 }

@@ -47,6 +47,9 @@ static inline void mu_lock_release(struct mu_lock *lock) {
   if (atomic_exchange_explicit(&lock->word, 0, memory_order_release) == 2) mu_unlock_slow(lock);
 }
 
+/* Gives up after about `ms` milliseconds. */
+bool mu_lock_try(struct mu_lock *lock, unsigned ms);
+
 static inline void mu_lock_renew(struct mu_lock *lock) {
   atomic_store_explicit(&lock->word, 0, memory_order_relaxed);
 }

@@ -361,18 +361,8 @@ void mu_mesher_resume(void) {
   atomic_fetch_sub_explicit(&m.paused, 1, memory_order_relaxed);
 }
 
-/* ---- fork ----------------------------------------------------------------------------------------------------------
- */
-
-void mu_mesher_fork_prepare(void) {
-  mu_pass_lock();
-}
-void mu_mesher_fork_parent(void) {
-  mu_pass_unlock();
-}
-
-void mu_mesher_fork_child(void) {
-  mu_pass_renew();
+/* In a forked child there is no mesher. */
+void mu_mesher_forget(void) {
   mu_engine_forget();
   mu_packs_forget();
   uint32_t paused = atomic_load_explicit(&m.paused, memory_order_relaxed);

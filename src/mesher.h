@@ -16,10 +16,8 @@ size_t mu_mesher_compact(void);
 void mu_mesher_pause(void);
 void mu_mesher_resume(void);
 
-/* Fork: waits for the pass in progress; lets passes go on; in the child: there is no mesher. */
-void mu_mesher_fork_prepare(void);
-void mu_mesher_fork_parent(void);
-void mu_mesher_fork_child(void);
+/* In a forked child: there is no mesher, no engine, no mesh file that can be added to. */
+void mu_mesher_forget(void);
 
 struct mu_mesher_counters {
   _Atomic uint64_t meshes, meshed_pages, meshed_pages_hwm, freed_bytes, reclaimed_bytes, passes, pass_ns,

@@ -21,7 +21,7 @@ enum {
   BACKOFF_TICKS = 50,
 };
 
-static struct mu_lock pass_lock = MU_LOCK_INIT(MU_RANK_PASS);
+static struct mu_lock pass_lock = MU_LOCK_INIT(MU_RANK_PASS), gate = MU_LOCK_INIT(MU_RANK_LEAF);
 
 void mu_pass_lock(void) {
   mu_lock_take(&pass_lock);
@@ -29,8 +29,18 @@ void mu_pass_lock(void) {
 void mu_pass_unlock(void) {
   mu_lock_release(&pass_lock);
 }
+bool mu_pass_try_lock(unsigned ms) {
+  return mu_lock_try(&pass_lock, ms);
+}
+void mu_gate_close(void) {
+  mu_lock_take(&gate);
+}
+void mu_gate_open(void) {
+  mu_lock_release(&gate);
+}
 void mu_pass_renew(void) {
   mu_lock_renew(&pass_lock);
+  mu_lock_renew(&gate);
 }
 
 /* ---- mapping budget ------------------------------------------------------------------------------------------------
@@ -312,8 +322,12 @@ static void mesh_window(struct run_pass *p, struct window *w) {
   if (!wanted(p, w) || mu_resident(start, pages, &w->resident, &movable) < 0) return;
   uint64_t close = pages_to_close(p, w, movable), units = wanted(p, w), packed = 0;
   if (!units) return;
+  mu_gate_close();
   uint64_t began = mu_now_ns();
-  if (mu_barrier_close(start, pages, size, close) < 0) return;
+  if (mu_barrier_close(start, pages, size, close) < 0) {
+    mu_gate_open();
+    return;
+  }
   for (uint64_t left = units; left; left &= left - 1) {
     unsigned u = (unsigned)__builtin_ctzll(left);
     if (pack_unit(p, w, u)) packed |= (uint64_t)1 << u;
@@ -327,6 +341,7 @@ static void mesh_window(struct run_pass *p, struct window *w) {
   if (p->anchor)
     for (unsigned u = w->first; u < w->first + w->n;) u += packed >> u & 1 ? remap(p, w, u, packed) : 1;
   mu_barrier_open();
+  mu_gate_open();
   note_duration(mu_now_ns() - began);
 }
 

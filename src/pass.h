@@ -19,6 +19,11 @@ size_t mu_pass_class(unsigned size_class, const struct mu_pass_policy *policy);
 void mu_pass_lock(void);
 void mu_pass_unlock(void);
 void mu_pass_renew(void);
+/* Gives up after about `ms`. */
+bool mu_pass_try_lock(unsigned ms);
+/* Held by a pass only while a barrier is closed, and no other lock is waited for meanwhile. */
+void mu_gate_close(void);
+void mu_gate_open(void);
 
 /* Asks anew how many mappings meshing may use. */
 void mu_mapping_budget_refresh(void);

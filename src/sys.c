@@ -54,6 +54,10 @@ static inline long raw(long n, long a, long b, long c, long d, long e, long f) {
 #error "mesh-uffd knows the system call conventions of x86-64 and aarch64 only"
 #endif
 
+long mu_sys_raw(long n, long a, long b, long c, long d, long e, long f) {
+  return raw(n, a, b, c, d, e, f);
+}
+
 bool mu_sys_refused(enum mu_sys call) {
   return mu_sys_hook && mu_sys_hook(call, atomic_fetch_add_explicit(&calls[call], 1, memory_order_relaxed)) > 0;
 }

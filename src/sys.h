@@ -34,6 +34,9 @@ typedef int (*mu_sys_hook_fn)(enum mu_sys call, uint64_t index);
 extern mu_sys_hook_fn mu_sys_hook;
 void mu_sys_hook_from_text(const char *text);
 
+/* Any system call, as it is, for those that the program makes through us. */
+long mu_sys_raw(long number, long a, long b, long c, long d, long e, long f);
+
 long mu_sys_call(enum mu_sys call, long a, long b, long c, long d, long e, long f);
 
 /* For calls that a library makes on our behalf: true when the hook wants this one to fail. */

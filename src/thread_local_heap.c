@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "src/thread_local_heap.h"
+#include "src/fork.h"
 #include "src/log.h"
 #include "src/rng.h"
 #include "src/sys.h"
@@ -113,6 +114,7 @@ void mu_threads_init(void) {
 }
 
 void *mu_malloc_refill(unsigned c) {
+  mu_check_forked();
   struct mu_thread_local_heap *t = mu_tlh;
   if (MU_UNLIKELY(t == &empty_heap || t == &ended_heap)) {
     if (!thread_started()) {

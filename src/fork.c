@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "src/fork.h"
+#include "src/global_heap.h"
+#include "src/log.h"
+#include "src/mesher.h"
+#include "src/pass.h"
+#include "src/sys.h"
+#include "src/thread_local_heap.h"
+#include <pthread.h>
+#include <sys/mman.h>
+
+#ifndef MADV_WIPEONFORK
+#define MADV_WIPEONFORK 18
+#endif
+
+/* Reads 1 in the process that wrote it and 0 in a child that has not: its page is wiped on fork. NULL: not to be had.
+ */
+static uint32_t *same_process;
+
+static void mark_process(void) {
+  if (same_process) *same_process = 1;
+}
+
+static void prepare(void) {
+  mu_pass_lock();
+  mu_registry_lock();
+  mu_global_lock_all();
+  mu_lock_take(&mu_extent_lock);
+}
+
+static void parent(void) {
+  mu_lock_release(&mu_extent_lock);
+  mu_global_unlock_all();
+  mu_registry_unlock();
+  mu_pass_unlock();
+}
+
+/* Whoever held or waited for a lock does not exist here. */
+static void renew_locks(void) {
+  mu_lock_renew(&mu_extent_lock);
+  mu_global_renew_locks();
+  mu_registry_renew();
+  mu_pass_renew();
+  mu_meta_renew();
+}
+
+static void child(void) {
+  parent(); /* for the record of held locks */
+  renew_locks();
+  mu_mesher_forget();
+  mu_registry_adopt();
+  mark_process();
+}
+
+void mu_fork_init(void) {
+  int err;
+  pthread_atfork(prepare, parent, child);
+  same_process = mu_mmap(NULL, mu_arena.page_size ? mu_arena.page_size : 4096, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS, -1, 0, &err);
+  if (same_process && mu_madvise(same_process, mu_arena.page_size, MADV_WIPEONFORK) < 0) same_process = NULL;
+  mark_process();
+}
+
+enum { PATIENCE_MS = 50 }; /* a pass over a run takes a millisecond */
+
+void mu_raw_fork_prepare(struct mu_raw_fork *state) {
+  state->passes_stopped = mu_pass_try_lock(PATIENCE_MS);
+  mu_gate_close();
+}
+
+void mu_raw_fork_parent(struct mu_raw_fork *state) {
+  mu_gate_open();
+  if (state->passes_stopped) mu_pass_unlock();
+}
+
+/* Vectors of other threads are left alone: who forks so may have interrupted anything. */
+void mu_raw_fork_child(struct mu_raw_fork *state) {
+  mu_raw_fork_parent(state);
+  renew_locks();
+  mu_mesher_forget();
+  mark_process();
+}
+
+void mu_check_forked(void) {
+  if (MU_LIKELY(!same_process || *same_process)) return;
+  renew_locks();
+  mu_mesher_forget();
+  mark_process();
+  mu_log("this process was forked by a system call that did not go through libc: had a pass been under way, objects of "
+         "one run would read as zeros here");
+}

@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Calls of libc that the heap must know of: forks that run no handlers, and the futex operations that do not wait for a
+ * closed page but fail with EFAULT. What goes round libc, by system call instructions of the program's own, is not seen
+ * here; a child made so is noticed at its first call that takes the slow way (mu_check_forked).
+ */
+#include "src/fork.h"
+#include "src/global_heap.h"
+#include "src/log.h"
+#include "src/sys.h"
+#include <dlfcn.h>
+#include <errno.h>
+#include <linux/futex.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#ifndef SYS_clone3
+#define SYS_clone3 435
+#endif
+
+static long checked(long r) {
+  if (r >= 0 || r < -4095) return r;
+  errno = (int)-r;
+  return -1;
+}
+
+/* ---- forks ---------------------------------------------------------------------------------------------------------
+ */
+
+/* Whether a system call makes a process with a memory of its own that goes on where this one does. */
+static bool is_fork(long n, long a, long b) {
+#ifdef SYS_fork
+  if (n == SYS_fork) return true;
+#endif
+  if (n == SYS_clone) return !(a & CLONE_VM) && b == 0;
+  if (n != SYS_clone3 || !a) return false;
+  const uint64_t *args = (const uint64_t *)a; /* struct clone_args: flags first, stack sixth */
+  return !(args[0] & CLONE_VM) && args[5] == 0;
+}
+
+static long forking_call(long n, long a, long b, long c, long d, long e, long f) {
+  sigset_t all, before;
+  struct mu_raw_fork state;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  mu_raw_fork_prepare(&state);
+  long r = mu_sys_raw(n, a, b, c, d, e, f);
+  if (r == 0)
+    mu_raw_fork_child(&state);
+  else
+    mu_raw_fork_parent(&state);
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  return r;
+}
+
+MU_EXPORT pid_t _Fork(void);
+pid_t _Fork(void) {
+  return (pid_t)checked(forking_call(SYS_clone, SIGCHLD, 0, 0, 0, 0, 0));
+}
+
+/* clone: the child runs a function, on a copy of this frame. */
+
+struct child {
+  int (*fn)(void *);
+  void *arg;
+  struct mu_raw_fork state;
+  sigset_t mask;
+};
+
+static int run_child(void *arg) {
+  struct child *c = arg;
+  mu_raw_fork_child(&c->state);
+  pthread_sigmask(SIG_SETMASK, &c->mask, NULL);
+  return c->fn(c->arg);
+}
+
+typedef int (*clone_fn)(int (*)(void *), void *, int, void *, ...);
+
+MU_EXPORT int clone(int (*fn)(void *), void *stack, int flags, void *arg, ...);
+int clone(int (*fn)(void *), void *stack, int flags, void *arg, ...) {
+  clone_fn real = (clone_fn)dlsym(RTLD_NEXT, "clone");
+  va_list rest;
+  va_start(rest, arg);
+  void *parent_tid = va_arg(rest, void *), *tls = va_arg(rest, void *), *child_tid = va_arg(rest, void *);
+  va_end(rest);
+  if (!real) {
+    errno = ENOSYS;
+    return -1;
+  }
+  if (flags & CLONE_VM) return real(fn, stack, flags, arg, parent_tid, tls, child_tid);
+  struct child c = {.fn = fn, .arg = arg};
+  sigset_t all;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &c.mask);
+  mu_raw_fork_prepare(&c.state);
+  int r = real(run_child, stack, flags, &c, parent_tid, tls, child_tid), saved = errno;
+  mu_raw_fork_parent(&c.state);
+  pthread_sigmask(SIG_SETMASK, &c.mask, NULL);
+  errno = saved;
+  return r;
+}
+
+/* ---- futexes -------------------------------------------------------------------------------------------------------
+ */
+
+/* These write or read their word in a way that fails on a closed page instead of waiting; nothing was done then. */
+static bool may_fail_closed(long operation) {
+  switch (operation & FUTEX_CMD_MASK) {
+  case FUTEX_WAKE_OP:
+  case FUTEX_LOCK_PI:
+  case FUTEX_UNLOCK_PI:
+  case FUTEX_TRYLOCK_PI:
+  case FUTEX_CMP_REQUEUE_PI:
+  case FUTEX_WAIT_REQUEUE_PI:
+    return true;
+  default:
+    return false;
+  }
+}
+
+static bool in_heap(long address) {
+  size_t page = mu_page_of((const void *)address);
+  return page >= MU_RUN_PAGES && page < mu_arena_limit();
+}
+
+/* An ordinary store waits until the page is open. */
+static void wait_until_open(long address) {
+  __atomic_fetch_or((int *)address, 0, __ATOMIC_RELAXED);
+}
+
+enum { FUTEX_TRIES = 1000 }; /* a page that is closed that often in a row is no heap page of ours */
+
+static long futex_call(long a, long b, long c, long d, long e, long f) {
+  long r = mu_sys_raw(SYS_futex, a, b, c, d, e, f);
+  for (int i = 0; r == -EFAULT && i < FUTEX_TRIES && (in_heap(a) || in_heap(e)) && may_fail_closed(b); i++) {
+    if (in_heap(a)) wait_until_open(a);
+    if (in_heap(e)) wait_until_open(e);
+    r = mu_sys_raw(SYS_futex, a, b, c, d, e, f);
+  }
+  return r;
+}
+
+MU_EXPORT long syscall(long n, ...);
+long syscall(long n, ...) {
+  va_list args;
+  va_start(args, n);
+  long a = va_arg(args, long), b = va_arg(args, long), c = va_arg(args, long), d = va_arg(args, long),
+       e = va_arg(args, long), f = va_arg(args, long);
+  va_end(args);
+  if (is_fork(n, a, b)) return checked(forking_call(n, a, b, c, d, e, f));
+  if (n == SYS_futex) return checked(futex_call(a, b, c, d, e, f));
+  return checked(mu_sys_raw(n, a, b, c, d, e, f));
+}
