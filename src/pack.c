@@ -22,7 +22,10 @@ void mu_scratch_free(void *p, size_t bytes) {
   if (p) mu_munmap(p, mu_round_up(mu_max(bytes, 1), mu_arena.page_size));
 }
 
+static void settle_ahead(void);
+
 static void destroy(struct mu_pack *pack) {
+  settle_ahead();
   mu_file_seal(&pack->file);
   mu_scratch_free(pack, pack->map_bytes);
 }
@@ -63,18 +66,61 @@ struct mu_pack *mu_pack_create(unsigned size_class, unsigned unit_pages, unsigne
   return pack;
 }
 
-bool mu_pack_prepare(struct mu_pack *pack, size_t first, uint64_t mask) {
+static uint64_t missing_pages(const struct mu_pack *pack, size_t first, uint64_t mask) {
   uint64_t missing = 0;
-  for (unsigned i = 0; mask >> i && i < 64; i++)
-    if ((mask >> i & 1) && !mu_bit(pack->made, (uint32_t)(first + i))) missing |= (uint64_t)1 << i;
-  while (missing) {
-    unsigned i = (unsigned)__builtin_ctzll(missing), n = 0;
-    for (; missing >> i & 1; i++, n++) missing &= missing - 1;
-    size_t page = first + i - n;
-    if (mu_file_prepare(&pack->file, page << mu_arena.page_shift, (size_t)n << mu_arena.page_shift) < 0) return false;
-    for (unsigned k = 0; k < n; k++) mu_bit_set(pack->made, (uint32_t)(page + k));
-    mu_count(&mu_mesher_counters.packed_bytes, (uint64_t)n << mu_arena.page_shift);
-    if (i == 64) break;
+  for (; mask; mask &= mask - 1) {
+    unsigned i = (unsigned)__builtin_ctzll(mask);
+    if (!mu_bit(pack->made, (uint32_t)(first + i))) missing |= (uint64_t)1 << i;
+  }
+  return missing;
+}
+
+static void mark_made(struct mu_pack *pack, size_t page, unsigned n) {
+  for (unsigned k = 0; k < n; k++) mu_bit_set(pack->made, (uint32_t)(page + k));
+  mu_count(&mu_mesher_counters.packed_bytes, (uint64_t)n << mu_arena.page_shift);
+}
+
+/* Takes the lowest stretch of set bits off the mask: returns its length, sets *from. */
+static unsigned next_stretch(uint64_t *mask, unsigned *from) {
+  unsigned n = 0, at = *from = (unsigned)__builtin_ctzll(*mask);
+  for (; at < 64 && (*mask >> at & 1); at++, n++) *mask &= ~((uint64_t)1 << at);
+  return n;
+}
+
+/* What was begun and not waited for; at most one run's pages. */
+static struct {
+  struct mu_pack *pack;
+  size_t first;
+  uint64_t mask;
+} ahead;
+
+static void settle_ahead(void) {
+  if (!ahead.mask || mu_file_prepare_wait() != 0) ahead.mask = 0;
+  while (ahead.mask) {
+    unsigned from, n = next_stretch(&ahead.mask, &from);
+    mark_made(ahead.pack, ahead.first + from, n);
+  }
+}
+
+void mu_pack_prepare_ahead(struct mu_pack *pack, size_t first, uint64_t mask) {
+  settle_ahead();
+  ahead.pack = pack;
+  ahead.first = first;
+  for (uint64_t missing = missing_pages(pack, first, mask); missing;) {
+    unsigned from, n = next_stretch(&missing, &from);
+    if (!mu_file_prepare_begin(&pack->file, (first + from) << mu_arena.page_shift, (size_t)n << mu_arena.page_shift))
+      return;
+    ahead.mask |= (n == 64 ? ~(uint64_t)0 : ((uint64_t)1 << n) - 1) << from;
+  }
+}
+
+bool mu_pack_prepare(struct mu_pack *pack, size_t first, uint64_t mask) {
+  if (ahead.mask) settle_ahead();
+  for (uint64_t missing = missing_pages(pack, first, mask); missing;) {
+    unsigned from, n = next_stretch(&missing, &from);
+    if (mu_file_prepare(&pack->file, (first + from) << mu_arena.page_shift, (size_t)n << mu_arena.page_shift) < 0)
+      return false;
+    mark_made(pack, first + from, n);
   }
   return true;
 }
@@ -88,5 +134,6 @@ void mu_packs_seal_all(void) {
 }
 
 void mu_packs_forget(void) {
+  ahead.mask = 0;
   mu_packs = NULL;
 }

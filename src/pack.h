@@ -29,6 +29,8 @@ extern struct mu_pack *mu_packs;
 struct mu_pack *mu_pack_create(unsigned size_class, unsigned unit_pages, unsigned words, uint32_t units);
 /* Makes file pages for the pages of `mask` (bit i: page first + i of the file) that have none yet. */
 bool mu_pack_prepare(struct mu_pack *pack, size_t first, uint64_t mask);
+/* Begins to, so that they are there when they are needed. */
+void mu_pack_prepare_ahead(struct mu_pack *pack, size_t first, uint64_t mask);
 /* Seals and frees all of them; a child forgets them. */
 void mu_packs_seal_all(void);
 void mu_packs_forget(void);

@@ -245,11 +245,9 @@ static void mark_written(const struct goal *g, const uint64_t *bits) {
   g->pack->live[g->unit] = population(packed, g->pack->words);
 }
 
-/* The units of a run that one barrier closes: [first, first + n); resident: their pages, bit 0 the first unit's first.
- */
+/* The units of a run that one barrier closes: [first, first + n). */
 struct window {
   unsigned first, n;
-  uint64_t resident;
 };
 
 static uint64_t unit_pages_of(const struct run_pass *p, const struct window *w, unsigned unit, uint64_t pages) {
@@ -295,18 +293,21 @@ static uint64_t wanted(const struct run_pass *p, const struct window *w) {
   return units;
 }
 
-/* Pages of units that do not go, or cannot be moved, are left where they are. */
-static uint64_t pages_to_close(struct run_pass *p, const struct window *w, uint64_t movable) {
-  uint64_t pages = 0;
-  for (unsigned u = w->first; u < w->first + w->n; u++) {
-    uint64_t here = unit_pages_of(p, w, u, w->resident);
-    if (here & ~unit_pages_of(p, w, u, movable)) {
-      if (p->goals[u].pack) mu_count(&mu_mesher_counters.refused_shared, 1);
-      p->goals[u].pack = NULL;
-    }
-    if (p->goals[u].pack) pages |= here << ((u - w->first) * p->s->unit_pages);
-  }
+static uint64_t pages_of(const struct run_pass *p, const struct window *w, uint64_t units) {
+  uint64_t pages = 0, one = ((uint64_t)1 << p->s->unit_pages) - 1;
+  for (units >>= w->first; units; units &= units - 1)
+    pages |= one << ((unsigned)__builtin_ctzll(units) * p->s->unit_pages);
   return pages;
+}
+
+/* Units of which the kernel would not give up a page stay. */
+static uint64_t without_refused(const struct run_pass *p, const struct window *w, uint64_t units, uint64_t refused) {
+  for (unsigned u = w->first; u < w->first + w->n; u++)
+    if (unit_pages_of(p, w, u, refused)) {
+      units &= ~((uint64_t)1 << u);
+      mu_count(&mu_mesher_counters.refused_shared, 1);
+    }
+  return units;
 }
 
 static void note_duration(uint64_t ns) {
@@ -315,19 +316,19 @@ static void note_duration(uint64_t ns) {
     atomic_store_explicit(&mu_mesher_counters.longest_pass_ns, ns, memory_order_relaxed);
 }
 
-static void mesh_window(struct run_pass *p, struct window *w) {
+static void mesh_window(struct run_pass *p, const struct window *w) {
   unsigned size = p->s->unit_pages, pages = w->n * size;
   void *start = mu_page_address(first_page(p->run) + (size_t)w->first * size);
-  uint64_t movable;
-  if (!wanted(p, w) || mu_resident(start, pages, &w->resident, &movable) < 0) return;
-  uint64_t close = pages_to_close(p, w, movable), units = wanted(p, w), packed = 0;
+  uint64_t units = wanted(p, w), packed = 0, refused;
   if (!units) return;
   mu_gate_close();
   uint64_t began = mu_now_ns();
-  if (mu_barrier_close(start, pages, size, close) < 0) {
+  if (mu_barrier_close(start, pages, size, pages_of(p, w, units), &refused) < 0) {
     mu_gate_open();
     return;
   }
+  uint64_t present = mu_barrier_present();
+  units = without_refused(p, w, units, refused);
   for (uint64_t left = units; left; left &= left - 1) {
     unsigned u = (unsigned)__builtin_ctzll(left);
     if (pack_unit(p, w, u)) packed |= (uint64_t)1 << u;
@@ -335,7 +336,7 @@ static void mesh_window(struct run_pass *p, struct window *w) {
      */
     if (!p->anchor && packed >> u & 1) {
       remap(p, w, u, (uint64_t)1 << u);
-      p->saved += (size_t)__builtin_popcountll(unit_pages_of(p, w, u, close));
+      p->saved += (size_t)__builtin_popcountll(unit_pages_of(p, w, u, present));
     }
   }
   if (p->anchor)
@@ -391,6 +392,18 @@ static void count_meshed(const struct run_pass *p) {
     atomic_store_explicit(&mu_mesher_counters.meshed_pages_hwm, now, memory_order_relaxed);
 }
 
+/* Stretches of remapped units are mapped in the background. */
+static void populate(const struct run_pass *p) {
+  size_t bytes = (size_t)p->s->unit_pages << mu_arena.page_shift;
+  char *start = mu_page_address(first_page(p->run));
+  for (unsigned u = 0, n; u < p->s->units_per_run; u += n) {
+    bool done = p->done >> u & 1;
+    for (n = 1; u + n < p->s->units_per_run && (p->done >> (u + n) & 1) == done; n++) {
+    }
+    if (done) mu_populate(start + u * bytes, n * bytes);
+  }
+}
+
 /* Returns pages saved. */
 static size_t mesh_run(struct run_pass *p) {
   const struct shape *s = p->s;
@@ -405,6 +418,7 @@ static size_t mesh_run(struct run_pass *p) {
       mesh_window(p, &w);
     }
     settle(p);
+    populate(p);
     count_meshed(p);
   }
   mu_pass_unlock();
@@ -550,6 +564,20 @@ static bool out_of_time(const struct mu_pass_policy *policy) {
   return policy->deadline_ns && mu_thread_cpu_ns() > policy->deadline_ns;
 }
 
+/* The file pages of the next anchor run are made while this one is packed. */
+static void prepare_next(const struct plan *p, uint32_t i) {
+  const struct mu_mesh_search *q = &p->search;
+  for (i++; i < p->count && q->role[i] != MU_RUN_ANCHOR; i++) {
+  }
+  if (i >= p->count) return;
+  uint64_t pages = 0;
+  unsigned upr = p->s.units_per_run;
+  for (unsigned u = 0; u < upr; u++)
+    pages |= pages_of_slots(&p->s, q->live + ((size_t)i * upr + u) * q->words) << (u * p->s.unit_pages);
+  struct goal g = goal_of(p, q->anchor_base[i]);
+  if (g.pack) mu_pack_prepare_ahead(g.pack, (size_t)g.unit * p->s.unit_pages, pages);
+}
+
 static size_t carry_out(struct plan *p, const struct mu_pass_policy *policy) {
   static struct run_pass pass; /* one mesher, one pass at a time */
   uint64_t bits[MU_RUN_PAGES * 8];
@@ -564,6 +592,7 @@ static size_t carry_out(struct plan *p, const struct mu_pass_policy *policy) {
       pass.run = p->runs[i];
       pass.anchor = anchors;
       set_goals(p, &pass, i);
+      if (anchors) prepare_next(p, i);
       saved += mesh_run(&pass);
       if (anchors) note_founded(&pass);
     }

@@ -129,32 +129,58 @@ static void set_phase(enum mu_phase phase) {
   atomic_store_explicit(&mu_barrier.phase, phase, memory_order_release);
 }
 
-int mu_barrier_close(void *start, unsigned pages, unsigned unit_pages, uint64_t present) {
+/* Phase OPEN is set: waits until no event of this barrier is being handled any more. */
+static void wait_for_fault_thread(void) {
+  atomic_thread_fence(memory_order_seq_cst); /* phase before busy here, busy before phase there: one sees the other */
+  while (atomic_load_explicit(&mu_barrier.busy, memory_order_acquire))
+    mu_sys_call(MU_SYS_sched_yield, 0, 0, 0, 0, 0, 0);
+}
+
+/* Write-protection does not stop who holds a pin already; one taken from now on waits like any store. */
+static int close_by_protecting(void) {
+  int r = protect(0, mu_barrier.pages, UFFDIO_WRITEPROTECT_MODE_WP);
+  if (r < 0 || mu_no_pins()) return r;
+  protect(0, mu_barrier.pages, 0);
+  return -EBUSY;
+}
+
+/* What is resident is asked once touches of holes wait: what is a hole then stays one. Sets *present to the pages that
+ * are behind the barrier, *refused to those that stay where they are. */
+static int close_pages(uint64_t wanted, uint64_t *present, uint64_t *refused) {
+  uint64_t movable;
+  int r = mu_resident(in_run(0), mu_barrier.pages, present, &movable);
+  *refused = 0;
+  *present &= wanted;
+  if (r < 0 || without_barrier()) return r;
+  if (!mu_engine.move) return close_by_protecting();
+  uint64_t have = close_by_moving(*present & movable);
+  *refused = *present & ~have;
+  *present = have;
+  return 0;
+}
+
+int mu_barrier_close(void *start, unsigned pages, unsigned unit_pages, uint64_t wanted, uint64_t *refused) {
+  uint64_t present;
   mu_barrier.start = start;
   mu_barrier.pages = pages;
   mu_barrier.unit_pages = unit_pages;
   set_phase(MU_PHASE_CLOSING);
   int r = without_barrier() ? 0 : arm();
-  uint64_t have = present;
-  if (r == 0 && !without_barrier()) {
-    if (mu_engine.move)
-      have = close_by_moving(present);
-    else if ((r = protect(0, pages, UFFDIO_WRITEPROTECT_MODE_WP)) < 0)
-      disarm();
-  }
+  if (r == 0 && (r = close_pages(wanted, &present, refused)) < 0 && !without_barrier()) disarm();
   if (r < 0) {
     set_phase(MU_PHASE_OPEN);
+    wait_for_fault_thread();
     return r;
   }
-  atomic_store_explicit(&mu_barrier.present, have, memory_order_relaxed);
+  atomic_store_explicit(&mu_barrier.present, present, memory_order_relaxed);
   for (unsigned u = 0; u < pages / unit_pages; u++) {
-    bool whole = !(present & ~have & mask_of(u * unit_pages, unit_pages));
+    bool whole = !(*refused & mask_of(u * unit_pages, unit_pages));
     atomic_store_explicit(&mu_barrier.units[u], whole ? MU_UNIT_CLOSED : MU_UNIT_RETURNED, memory_order_relaxed);
   }
   set_phase(MU_PHASE_CLOSED);
   /* A unit with a refused page is not meshed: what was moved of it goes back at once. */
   for (unsigned u = 0; u < pages / unit_pages; u++)
-    if (present & ~have & mask_of(u * unit_pages, unit_pages)) mu_put_back(u * unit_pages, unit_pages);
+    if (*refused & mask_of(u * unit_pages, unit_pages)) mu_put_back(u * unit_pages, unit_pages);
   return 0;
 }
 
@@ -242,13 +268,6 @@ static void empty_scratch(void) {
     else
       copy_back(page);
   }
-}
-
-/* Phase OPEN is set: waits until no event of this barrier is being handled any more. */
-static void wait_for_fault_thread(void) {
-  atomic_thread_fence(memory_order_seq_cst); /* phase before busy here, busy before phase there: one sees the other */
-  while (atomic_load_explicit(&mu_barrier.busy, memory_order_acquire))
-    mu_sys_call(MU_SYS_sched_yield, 0, 0, 0, 0, 0, 0);
 }
 
 void mu_barrier_open(void) {

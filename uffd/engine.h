@@ -42,10 +42,11 @@ int mu_resident(const void *start, unsigned pages, uint64_t *present, uint64_t *
 
 /*
  * Closes [start, start + pages), private anonymous memory, pages <= 64, as units of unit_pages (a power of two that
- * divides pages). `present` as from mu_resident, taken just before. Returns 0, or -errno with the range as it was.
- * After it, each unit is either closed or was refused: then mu_barrier_claim is false for it.
+ * divides pages). Only pages of `wanted` (bit i: page i) are taken away; whole units should be wanted. Returns 0, or
+ * -errno with the range as it was. After it, each unit is either closed or was refused, since the kernel would not give
+ * up a page of it: then its pages are in *refused and mu_barrier_claim is false for it.
  */
-int mu_barrier_close(void *start, unsigned pages, unsigned unit_pages, uint64_t present);
+int mu_barrier_close(void *start, unsigned pages, unsigned unit_pages, uint64_t wanted, uint64_t *refused);
 /* Wins the unit: nobody opens it before remap, release or open. False: somebody touched it, or it was refused. */
 bool mu_barrier_claim(unsigned unit);
 /* Where the unit's contents can be read. Pages that were not resident must not be read. */
@@ -71,6 +72,10 @@ struct mu_mesh_file {
 int mu_file_create(struct mu_mesh_file *file, size_t bytes);
 /* Makes pages for a range, so that storing through the window cannot fail. Returns 0 or -errno. */
 int mu_file_prepare(struct mu_mesh_file *file, uint64_t offset, size_t len);
+/* The same ahead of time, by io_uring. begin is false when that cannot be; wait returns 0 when everything begun is
+ * done, else -errno: then what was begun may be done or not. */
+bool mu_file_prepare_begin(struct mu_mesh_file *file, uint64_t offset, size_t len);
+int mu_file_prepare_wait(void);
 /* No store comes any more: window and descriptor go; mappings stay. */
 void mu_file_seal(struct mu_mesh_file *file);
 
@@ -83,6 +88,9 @@ struct mu_range {
 };
 /* Makes ranges of private anonymous memory read as zeros, their pages given back. Done when it returns. */
 void mu_drop(const struct mu_range *ranges, size_t n);
+/* Has freshly remapped memory mapped in the background, so that the program does not take the minor faults. Nothing
+ * depends on it. */
+void mu_populate(void *start, size_t len);
 /* Tears down what is only worth having while there is work. */
 void mu_reclaim_idle(void);
 /* In a forked child. */

@@ -49,8 +49,16 @@ int mu_file_create(struct mu_mesh_file *file, size_t bytes) {
   return 0;
 }
 
+bool mu_file_prepare_begin(struct mu_mesh_file *file, uint64_t offset, size_t len) {
+  return mu_ring_fallocate_begin(file->fd, offset, len);
+}
+
+int mu_file_prepare_wait(void) {
+  return mu_ring_wait();
+}
+
 int mu_file_prepare(struct mu_mesh_file *file, uint64_t offset, size_t len) {
-  return mu_ring_fallocate(file->fd, offset, len);
+  return mu_fallocate(file->fd, offset, len);
 }
 
 void mu_file_seal(struct mu_mesh_file *file) {

@@ -21,6 +21,12 @@ static struct {
   int pidfd;
 } r = {.pidfd = -1};
 
+/* Operations under way that nobody waits for yet. */
+static struct {
+  unsigned count;
+  int first_error;
+} ahead;
+
 static bool ring_ready(void) {
   if (r.state == 0) {
     struct io_uring_params p = {.flags = IORING_SETUP_CLAMP};
@@ -38,7 +44,13 @@ static void ring_end(void) {
   if (r.state == 1) r.state = 0;
 }
 
+static void ring_broken(void) {
+  ring_end();
+  r.state = -1;
+}
+
 void mu_reclaim_idle(void) {
+  mu_ring_wait();
   ring_end();
   if (r.pidfd >= 0) mu_close(r.pidfd);
   r.pidfd = -1;
@@ -46,6 +58,7 @@ void mu_reclaim_idle(void) {
 }
 
 void mu_reclaim_forget(void) {
+  ahead.count = 0;
   r.state = r.vector = 0;
   r.pidfd = -1;
 }
@@ -70,18 +83,48 @@ static bool ring_finish(unsigned n, int *first_error) {
   return true;
 }
 
-static void ring_broken(void) {
-  ring_end();
-  r.state = -1;
+/* ---- ahead of time -------------------------------------------------------------------------------------------------
+ */
+
+static struct io_uring_sqe *next_entry(void) {
+  struct io_uring_sqe *sqe = ahead.count < ENTRIES ? io_uring_get_sqe(&r.ring) : NULL;
+  if (!sqe && mu_ring_wait() == 0) sqe = io_uring_get_sqe(&r.ring);
+  return sqe;
 }
 
-int mu_ring_fallocate(int fd, uint64_t offset, size_t len) {
-  if (ring_ready()) {
-    int error;
-    io_uring_prep_fallocate(io_uring_get_sqe(&r.ring), fd, 0, (off_t)offset, (off_t)len);
-    if (ring_finish(1, &error)) return error;
-    ring_broken();
-  }
+int mu_ring_wait(void) {
+  unsigned n = ahead.count;
+  int error = ahead.first_error;
+  ahead.count = 0;
+  ahead.first_error = 0;
+  if (!n) return error;
+  if (ring_finish(n, &error)) return error;
+  ring_broken();
+  return -EIO;
+}
+
+static void begin(void) {
+  ahead.count++;
+  int e = mu_sys_refused(MU_SYS_io_uring_enter) ? -EAGAIN : io_uring_submit(&r.ring);
+  if (e < 0) ahead.first_error = e; /* submitted with the next, or found out by mu_ring_wait */
+}
+
+bool mu_ring_fallocate_begin(int fd, uint64_t offset, size_t len) {
+  struct io_uring_sqe *sqe = ring_ready() ? next_entry() : NULL;
+  if (!sqe) return false;
+  io_uring_prep_fallocate(sqe, fd, 0, (off_t)offset, (off_t)len);
+  begin();
+  return true;
+}
+
+void mu_populate(void *start, size_t len) {
+  struct io_uring_sqe *sqe = ring_ready() ? next_entry() : NULL;
+  if (!sqe) return;
+  io_uring_prep_madvise(sqe, start, (off_t)len, MU_MADV_POPULATE_READ);
+  begin();
+}
+
+int mu_fallocate(int fd, uint64_t offset, size_t len) {
   int e;
   do e = (int)mu_sys_call(MU_SYS_fallocate, fd, 0, (long)offset, (long)len, 0, 0);
   while (e == -EINTR);
@@ -110,6 +153,7 @@ static bool drop_by_vector(const struct mu_range *ranges, size_t n) {
 
 static bool drop_by_ring(const struct mu_range *ranges, size_t n) {
   if (!ring_ready()) return false;
+  mu_ring_wait(); /* completions are counted, not told apart */
   for (size_t done = 0; done < n;) {
     unsigned batch = 0;
     int error;
