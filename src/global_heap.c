@@ -27,7 +27,7 @@ static uint32_t tick_now(void) {
 /* Which list an open span belongs on: by eighths of occupancy, so that the fullest are taken first. */
 static uint8_t bin_for(const struct mu_size_class *k, const struct mu_mini_heap *span) {
   if (span->live == k->slots) return MU_NO_BIN;
-  if (span->live == 0) return MU_EMPTY_BIN;
+  if (span->live == 0) return span->flags & MU_MH_TOUCHED ? MU_EMPTY_BIN : MU_CLEAN_BIN;
   return (uint8_t)(span->live * MU_FILL_BINS / k->slots);
 }
 
@@ -38,7 +38,10 @@ static void unlist(struct mu_class_heap *h, size_t page) {
     mu_mini_heap(m->prev)->next = m->next;
   else
     h->bins[m->bin] = m->next;
-  if (m->next) mu_mini_heap(m->next)->prev = m->prev;
+  if (m->next)
+    mu_mini_heap(m->next)->prev = m->prev;
+  else if (m->bin == MU_EMPTY_BIN)
+    h->oldest_empty = m->prev;
   m->bin = MU_NO_BIN;
 }
 
@@ -48,7 +51,11 @@ static void enlist(struct mu_class_heap *h, size_t page, uint8_t bin) {
   if (bin == MU_NO_BIN) return;
   m->prev = MU_NO_PAGE;
   m->next = h->bins[bin];
-  if (m->next) mu_mini_heap(m->next)->prev = (uint32_t)page;
+  if (m->next)
+    mu_mini_heap(m->next)->prev = (uint32_t)page;
+  else if (bin == MU_EMPTY_BIN)
+    h->oldest_empty = (uint32_t)page;
+  if (bin == MU_EMPTY_BIN) m->stamp = tick_now();
   h->bins[bin] = (uint32_t)page;
 }
 
@@ -132,11 +139,12 @@ static bool run_create(struct mu_class_heap *h, unsigned c) {
     memset(span, 0, offsetof(struct mu_mini_heap, bitmap) + k->words * 8U);
     span->state = MU_SPAN_OPEN;
     span->size_class = (uint8_t)c;
+    span->bin = MU_NO_BIN;
     if (!zeroed) {
       span->flags = MU_MH_TOUCHED;
       h->touched_empty++;
     }
-    enlist(h, at, MU_EMPTY_BIN);
+    enlist(h, at, bin_for(k, span));
   }
   map_pages(r, (uint8_t)c);
   run_link(h, r);
@@ -205,7 +213,7 @@ static uint32_t claim_bits(const struct mu_size_class *k, size_t page, void **ou
 static size_t fullest(const struct mu_class_heap *h) {
   for (int bin = MU_FILL_BINS - 1; bin >= 0; bin--)
     if (h->bins[bin]) return h->bins[bin];
-  return h->bins[MU_EMPTY_BIN];
+  return h->bins[MU_EMPTY_BIN] ? h->bins[MU_EMPTY_BIN] : h->bins[MU_CLEAN_BIN];
 }
 
 uint32_t mu_claim(unsigned c, void **out, uint32_t n, uint64_t *rng) {
@@ -342,16 +350,15 @@ uint32_t mu_empty_take(unsigned c, uint32_t *pages, uint32_t max, uint32_t befor
   struct mu_class_heap *h = &mu_class_heaps[c];
   uint32_t n = 0;
   mu_lock_take(&h->lock);
-  if (h->touched_empty)
-    for (size_t page = h->bins[MU_EMPTY_BIN], next; page && n < max; page = next) {
-      struct mu_mini_heap *span = mu_mini_heap(page);
-      next = span->next;
-      if (!(span->flags & MU_MH_TOUCHED) || (int32_t)(mu_run_of(page)->stamp - before_tick) > 0) continue;
-      unlist(h, page);
-      span->state = MU_SPAN_CLOSED;
-      mu_run_of(page)->closed++;
-      pages[n++] = (uint32_t)page;
-    }
+  while (n < max && h->oldest_empty) {
+    size_t page = h->oldest_empty;
+    struct mu_mini_heap *span = mu_mini_heap(page);
+    if ((int32_t)(span->stamp - before_tick) > 0) break;
+    unlist(h, page);
+    span->state = MU_SPAN_CLOSED;
+    mu_run_of(page)->closed++;
+    pages[n++] = (uint32_t)page;
+  }
   mu_lock_release(&h->lock);
   return n;
 }
@@ -367,7 +374,7 @@ void mu_empty_return(unsigned c, const uint32_t *pages, uint32_t n, bool dropped
       span->flags &= (uint8_t)~MU_MH_TOUCHED;
       h->touched_empty--;
     }
-    enlist(h, pages[i], MU_EMPTY_BIN);
+    enlist(h, pages[i], bin_for(&mu_classes[c], span));
     if (--run->closed == 0 && run->used == 0 && h->spare_runs > SPARE_RUNS)
       run_destroy(h, (uint32_t)(pages[i] / MU_RUN_PAGES));
   }

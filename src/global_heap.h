@@ -8,12 +8,15 @@
 
 #include "src/arena.h"
 
-enum { MU_FILL_BINS = 8, MU_EMPTY_BIN = MU_FILL_BINS };
+/* Open spans with room, by eighths of occupancy; then empty ones that may be resident, newest first; then those that
+ * are not. */
+enum { MU_FILL_BINS = 8, MU_EMPTY_BIN = MU_FILL_BINS, MU_CLEAN_BIN, MU_BINS };
 
 struct mu_class_heap {
   struct mu_lock lock;
-  uint32_t bins[MU_FILL_BINS + 1]; /* open spans with room, by eighths of occupancy; the last: empty ones */
-  uint32_t runs;                   /* list of runs, by run number */
+  uint32_t bins[MU_BINS];
+  uint32_t oldest_empty; /* the last of MU_EMPTY_BIN */
+  uint32_t runs;         /* list of runs, by run number */
   uint32_t run_count;
   uint32_t spare_runs; /* runs with no live slot */
   /* Sums over open, closed and meshed spans. */

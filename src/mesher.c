@@ -158,6 +158,7 @@ static size_t mesh(const struct mu_pass_policy *policy, bool waited_for) {
   size_t pages = 0;
   if (!may_mesh(waited_for)) return 0;
   mu_mapping_budget_refresh();
+  mu_pass_choose_units();
   for (unsigned c = 1; c < MU_CLASSES; c++)
     if (!is_being_emptied(c) || policy->ignore_backoff) pages += mu_pass_class(c, policy);
   mu_count(&mu_mesher_counters.freed_bytes, pages << mu_arena.page_shift);

@@ -12,10 +12,7 @@
 
 enum {
   PROBES = 64,
-  MAX_UNIT_PAGES = 16,
-  /* Simulated over sparse heaps: units with about three live slots pack within a tenth of the floor, larger ones lose.
-   */
-  LIVE_PER_UNIT = 3,
+  MAX_UNIT_PAGES = 32,
   RUNS_PER_FILE = 4,
   MAX_WORDS = MAX_UNIT_PAGES * 64, /* 16-byte slots of 64 KiB pages */
   BACKOFF_TICKS = 50,
@@ -392,15 +389,24 @@ static void count_meshed(const struct run_pass *p) {
     atomic_store_explicit(&mu_mesher_counters.meshed_pages_hwm, now, memory_order_relaxed);
 }
 
-/* Stretches of remapped units are mapped in the background. */
+enum { MIN_POPULATE = 4 }; /* pages: below it, an operation costs more than the minor faults that it saves */
+
+static uint64_t live_pages(const struct run_pass *p) {
+  uint64_t pages = 0;
+  for (uint64_t left = p->done; left; left &= left - 1) {
+    unsigned u = (unsigned)__builtin_ctzll(left);
+    pages |= pages_of_slots(p->s, bits_of(p, u)) << (u * p->s->unit_pages);
+  }
+  return pages;
+}
+
+/* Remapped pages with live objects are mapped in the background. No others: reading a hole of a file would fill it. */
 static void populate(const struct run_pass *p) {
-  size_t bytes = (size_t)p->s->unit_pages << mu_arena.page_shift;
-  char *start = mu_page_address(first_page(p->run));
-  for (unsigned u = 0, n; u < p->s->units_per_run; u += n) {
-    bool done = p->done >> u & 1;
-    for (n = 1; u + n < p->s->units_per_run && (p->done >> (u + n) & 1) == done; n++) {
-    }
-    if (done) mu_populate(start + u * bytes, n * bytes);
+  uint64_t pages = live_pages(p);
+  while (pages) {
+    unsigned from = (unsigned)__builtin_ctzll(pages), n = 0;
+    for (; from + n < 64 && (pages >> (from + n) & 1); n++) pages &= ~((uint64_t)1 << (from + n));
+    if (n >= MIN_POPULATE) mu_populate(mu_page_address(first_page(p->run) + from), (size_t)n << mu_arena.page_shift);
   }
 }
 
@@ -626,16 +632,44 @@ static size_t mesh_group(const struct shape *s, uint32_t *runs, uint32_t count, 
 /* ---- which runs, in which units ------------------------------------------------------------------------------------
  */
 
-/* The largest unit that still has about LIVE_PER_UNIT live slots. 0: even the smallest has too many for two units to be
- * disjoint with any likelihood worth probing for. */
-static unsigned unit_for(const struct mu_size_class *k, const struct mu_run *run) {
+/* A unit is doubled while it keeps within so many live slots. Simulated over sparse heaps, units with about three pack
+ * within a tenth of the floor and larger ones lose, but take fewer mappings: so the first that the budget allows. */
+static const uint32_t live_limits[] = {4, 6, 8, 12, 16, 24, 32};
+enum { LIMITS = sizeof live_limits / sizeof *live_limits };
+static uint32_t live_per_unit;
+
+/* The unit of a run, in pages. 0: even the smallest has too many live slots for two units to be disjoint with any
+ * likelihood worth probing for. */
+static unsigned unit_for(const struct mu_size_class *k, const struct mu_run *run, uint32_t limit) {
   unsigned pages = k->span_pages, most = MAX_UNIT_PAGES;
-  while (pages * 2 <= most && run->live * pages * 2 <= LIVE_PER_UNIT * MU_RUN_PAGES) pages *= 2;
+  while (pages * 2 <= most && run->live * pages * 2 <= limit * MU_RUN_PAGES) pages *= 2;
   double slots = (double)k->slots * pages / k->span_pages, live = (double)run->live * pages / MU_RUN_PAGES;
   double miss = 1;
   if (live >= slots * 0.75) return 0;
   for (double i = 0; i < live; i++) miss *= 1 - live / slots;
   return miss * PROBES < 0.5 ? 0 : pages;
+}
+
+/* Adds up the mappings that meshing all runs of a class would take, for each limit. */
+static void add_mappings_needed(unsigned c, uint64_t *needed) {
+  mu_class_lock(c);
+  for (uint32_t r = mu_class_heaps[c].runs; r; r = mu_arena.runs[r].next) {
+    const struct mu_run *run = &mu_arena.runs[r];
+    for (unsigned i = 0; i < LIMITS && run->used && !run->meshed; i++) {
+      unsigned pages = unit_for(&mu_classes[c], run, live_limits[i]);
+      needed[i] += pages ? MU_RUN_PAGES / pages : 0;
+    }
+  }
+  mu_class_unlock(c);
+}
+
+void mu_pass_choose_units(void) {
+  uint64_t needed[LIMITS] = {0};
+  unsigned i = 0;
+  for (unsigned c = 1; c < MU_CLASSES; c++)
+    if (mu_classes[c].meshable) add_mappings_needed(c, needed);
+  while (i < LIMITS - 1 && !mappings_left(needed[i])) i++;
+  live_per_unit = live_limits[i];
 }
 
 static bool is_candidate(unsigned c, uint32_t r, const struct mu_pass_policy *policy, uint32_t tick) {
@@ -650,7 +684,8 @@ static uint32_t candidates(unsigned c, unsigned unit_pages, const struct mu_pass
   uint32_t n = 0, tick = atomic_load_explicit(&mu_tick, memory_order_relaxed);
   mu_class_lock(c);
   for (uint32_t r = mu_class_heaps[c].runs; r && n < room; r = mu_arena.runs[r].next)
-    if (is_candidate(c, r, policy, tick) && unit_for(&mu_classes[c], &mu_arena.runs[r]) == unit_pages) runs[n++] = r;
+    if (is_candidate(c, r, policy, tick) && unit_for(&mu_classes[c], &mu_arena.runs[r], live_per_unit) == unit_pages)
+      runs[n++] = r;
   mu_class_unlock(c);
   return n;
 }

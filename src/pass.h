@@ -25,7 +25,8 @@ bool mu_pass_try_lock(unsigned ms);
 void mu_gate_close(void);
 void mu_gate_open(void);
 
-/* Asks anew how many mappings meshing may use. */
+/* Asks anew how many mappings meshing may use; chooses units so that what is to be meshed fits. Before each round. */
 void mu_mapping_budget_refresh(void);
+void mu_pass_choose_units(void);
 
 #endif
