@@ -25,11 +25,18 @@ static struct extents {
 
 /* ---- reservation ------------------------------------------------------------------------------------------------- */
 
+enum { MAX_SLAB = 1 << 18 };
 static const size_t MIN_RESERVE = (size_t)4 << 20, MAX_RESERVE = (size_t)1 << 40;
+
+/* A one-page span's MiniHeap takes 16 bytes and a bit for each 16 bytes of page; slabs lose less than a quarter. */
+static size_t span_table_bytes(size_t pages) {
+  size_t most = 16 + mu_arena.page_size / 128;
+  return mu_round_up(pages * (most + most / 4), MAX_SLAB);
+}
 
 static size_t table_bytes(size_t pages) {
   size_t p = mu_arena.page_size;
-  return mu_round_up(pages, p) + mu_round_up(pages * mu_arena.stride, p) +
+  return mu_round_up(pages, p) + span_table_bytes(pages) + mu_round_up(pages * sizeof(struct mu_extent), p) +
          mu_round_up(pages / MU_RUN_PAGES * sizeof(struct mu_run), p);
 }
 
@@ -56,9 +63,12 @@ static bool reserve(size_t bytes) {
   char *tables_at = mu_arena.base + bytes;
   mu_arena.page_map = (uint8_t *)tables_at;
   tables_at += mu_round_up(pages, mu_arena.page_size);
-  mu_arena.mini_heaps = tables_at;
-  tables_at += mu_round_up(pages * mu_arena.stride, mu_arena.page_size);
+  mu_arena.extents = (struct mu_extent *)(void *)tables_at;
+  tables_at += mu_round_up(pages * sizeof(struct mu_extent), mu_arena.page_size);
   mu_arena.runs = (struct mu_run *)(void *)tables_at;
+  tables_at += mu_round_up(pages / MU_RUN_PAGES * sizeof(struct mu_run), mu_arena.page_size);
+  mu_arena.span_tables = tables_at;
+  mu_arena.span_tables_bytes = span_table_bytes(pages);
   /* Huge pages would be resident because of us even when mostly empty. */
   mu_madvise(mu_arena.base, bytes, MADV_NOHUGEPAGE);
   return true;
@@ -67,11 +77,10 @@ static bool reserve(size_t bytes) {
 bool mu_arena_init(void) {
   mu_arena.page_size = getauxval(AT_PAGESZ);
   mu_arena.page_shift = mu_log2(mu_arena.page_size);
-  mu_arena.stride = (unsigned)mu_round_up(32 + mu_arena.page_size / 16 / 8, 64);
   mu_size_class_init(mu_arena.page_size);
   size_t run_bytes = MU_RUN_PAGES * mu_arena.page_size;
-  /* The tables take less than a thirty-second of the arena. */
-  size_t bytes = mu_round_down(mu_min(MAX_RESERVE, reserve_limit() / 33 * 32), run_bytes);
+  /* The tables take less than a sixteenth of the arena. */
+  size_t bytes = mu_round_down(mu_min(MAX_RESERVE, reserve_limit() / 17 * 16), run_bytes);
   while (bytes >= MIN_RESERVE && !reserve(bytes)) bytes = mu_round_down(bytes / 2, run_bytes);
   x.top = x.committed = MU_RUN_PAGES; /* the first run stays inaccessible: page 0 ends lists */
   return bytes >= MIN_RESERVE;
@@ -90,7 +99,7 @@ static bool commit_to(size_t pages) {
   size_t old = x.committed == MU_RUN_PAGES ? 0 : x.committed;
   size_t run = sizeof(struct mu_run);
   if (!commit_table(mu_arena.page_map, old, pages)) return false;
-  if (!commit_table(mu_arena.mini_heaps, old * mu_arena.stride, pages * mu_arena.stride)) return false;
+  if (!commit_table(mu_arena.extents, old * sizeof(struct mu_extent), pages * sizeof(struct mu_extent))) return false;
   if (!commit_table(mu_arena.runs, old / MU_RUN_PAGES * run, pages / MU_RUN_PAGES * run)) return false;
   if (mu_mprotect(mu_page_address(x.committed), (pages - x.committed) << mu_arena.page_shift, PROT_READ | PROT_WRITE))
     return false;
@@ -121,53 +130,53 @@ static unsigned bin_of(size_t pages) {
   return EXACT_BINS + (log - 6) * 4 + (unsigned)((pages >> (log - 2)) & 3);
 }
 
-static int kind_of(const struct mu_mini_heap *m) {
+static int kind_of(const struct mu_extent *m) {
   return m->state == MU_EXTENT_CLEAN;
 }
 
 static void bin_insert(size_t page) {
-  struct mu_mini_heap *m = mu_mini_heap(page);
+  struct mu_extent *m = mu_extent_at(page);
   unsigned bin = bin_of(m->pages);
   uint32_t *head = &x.head[kind_of(m)][bin];
   m->prev = MU_NO_PAGE;
   m->next = *head;
-  if (*head) mu_mini_heap(*head)->prev = (uint32_t)page;
+  if (*head) mu_extent_at(*head)->prev = (uint32_t)page;
   *head = (uint32_t)page;
   x.nonempty[kind_of(m)][bin / 64] |= (uint64_t)1 << bin % 64;
 }
 
 static void bin_remove(size_t page) {
-  struct mu_mini_heap *m = mu_mini_heap(page);
+  struct mu_extent *m = mu_extent_at(page);
   unsigned bin = bin_of(m->pages);
   uint32_t *head = &x.head[kind_of(m)][bin];
   if (m->prev)
-    mu_mini_heap(m->prev)->next = m->next;
+    mu_extent_at(m->prev)->next = m->next;
   else
     *head = m->next;
-  if (m->next) mu_mini_heap(m->next)->prev = m->prev;
+  if (m->next) mu_extent_at(m->next)->prev = m->prev;
   if (!*head) x.nonempty[kind_of(m)][bin / 64] &= ~((uint64_t)1 << bin % 64);
 }
 
 static void age_insert(size_t page) {
-  struct mu_mini_heap *m = mu_mini_heap(page);
+  struct mu_extent *m = mu_extent_at(page);
   m->stamp = atomic_load_explicit(&mu_tick, memory_order_relaxed);
-  m->dirty.older = x.newest;
-  m->dirty.newer = MU_NO_PAGE;
+  m->older = x.newest;
+  m->newer = MU_NO_PAGE;
   if (x.newest)
-    mu_mini_heap(x.newest)->dirty.newer = (uint32_t)page;
+    mu_extent_at(x.newest)->newer = (uint32_t)page;
   else
     x.oldest = (uint32_t)page;
   x.newest = (uint32_t)page;
 }
 
 static void age_remove(size_t page) {
-  struct mu_mini_heap *m = mu_mini_heap(page);
-  *(m->dirty.older ? &mu_mini_heap(m->dirty.older)->dirty.newer : &x.oldest) = m->dirty.newer;
-  *(m->dirty.newer ? &mu_mini_heap(m->dirty.newer)->dirty.older : &x.newest) = m->dirty.older;
+  struct mu_extent *m = mu_extent_at(page);
+  *(m->older ? &mu_extent_at(m->older)->newer : &x.oldest) = m->newer;
+  *(m->newer ? &mu_extent_at(m->newer)->older : &x.newest) = m->older;
 }
 
 static void forget(size_t page) {
-  memset(mu_mini_heap(page), 0, sizeof(struct mu_mini_heap));
+  memset(mu_extent_at(page), 0, sizeof(struct mu_extent));
 }
 
 static void count_dirty(size_t pages, bool more) {
@@ -179,7 +188,7 @@ static void count_dirty(size_t pages, bool more) {
 
 /* Takes a free extent off every list; its MiniHeaps are zero after. */
 static size_t take_off(size_t page) {
-  struct mu_mini_heap *m = mu_mini_heap(page);
+  struct mu_extent *m = mu_extent_at(page);
   size_t pages = m->pages;
   bin_remove(page);
   if (m->state == MU_EXTENT_DIRTY) {
@@ -192,11 +201,11 @@ static size_t take_off(size_t page) {
 }
 
 static void put_on(size_t page, size_t pages, enum mu_state state) {
-  struct mu_mini_heap *m = mu_mini_heap(page);
+  struct mu_extent *m = mu_extent_at(page);
   m->state = (uint8_t)state;
   m->pages = (uint32_t)pages;
   if (pages > 1) {
-    struct mu_mini_heap *tail = mu_mini_heap(page + pages - 1);
+    struct mu_extent *tail = mu_extent_at(page + pages - 1);
     tail->state = MU_EXTENT_TAIL;
     tail->pages = (uint32_t)pages;
   }
@@ -209,9 +218,9 @@ static void put_on(size_t page, size_t pages, enum mu_state state) {
 
 /* The free extent of this state that ends just before `page`, or MU_NO_PAGE. */
 static size_t before(size_t page, enum mu_state state) {
-  struct mu_mini_heap *last = mu_mini_heap(page - 1);
+  struct mu_extent *last = mu_extent_at(page - 1);
   size_t first = last->state == MU_EXTENT_TAIL ? page - last->pages : page - 1;
-  return mu_mini_heap(first)->state == state ? first : MU_NO_PAGE;
+  return mu_extent_at(first)->state == state ? first : MU_NO_PAGE;
 }
 
 static void insert_merged(size_t page, size_t pages, enum mu_state state) {
@@ -220,7 +229,7 @@ static void insert_merged(size_t page, size_t pages, enum mu_state state) {
     pages += take_off(left);
     page = left;
   }
-  if (right < x.top && mu_mini_heap(right)->state == state) pages += take_off(right);
+  if (right < x.top && mu_extent_at(right)->state == state) pages += take_off(right);
   put_on(page, pages, state);
 }
 
@@ -234,12 +243,12 @@ static size_t align_page(size_t page, size_t align) {
 
 static size_t aligned_in(size_t page, size_t pages, size_t align) {
   size_t at = align_page(page, align);
-  return at + pages <= page + mu_mini_heap(page)->pages ? at : MU_NO_PAGE;
+  return at + pages <= page + mu_extent_at(page)->pages ? at : MU_NO_PAGE;
 }
 
 static size_t find_in_bin(int kind, unsigned bin, size_t pages, size_t align) {
   int left = SCAN;
-  for (size_t page = x.head[kind][bin]; page && left; page = mu_mini_heap(page)->next, left--)
+  for (size_t page = x.head[kind][bin]; page && left; page = mu_extent_at(page)->next, left--)
     if (aligned_in(page, pages, align)) return page;
   return MU_NO_PAGE;
 }
@@ -256,7 +265,7 @@ static size_t find(int kind, size_t pages, size_t align) {
 }
 
 static size_t carve(size_t page, size_t pages, size_t align) {
-  enum mu_state state = mu_mini_heap(page)->state;
+  enum mu_state state = mu_extent_at(page)->state;
   size_t at = aligned_in(page, pages, align), end = page + take_off(page);
   if (at > page) put_on(page, at - page, state);
   if (end > at + pages) put_on(at + pages, end - at - pages, state);
@@ -297,7 +306,7 @@ bool mu_extent_grow(size_t page, size_t pages, size_t more, bool *zeroed) {
     if (grown) x.top = next + more;
     *zeroed = true;
   } else if (next < x.top) {
-    struct mu_mini_heap *m = mu_mini_heap(next);
+    struct mu_extent *m = mu_extent_at(next);
     grown = (m->state == MU_EXTENT_CLEAN || m->state == MU_EXTENT_DIRTY) && m->pages >= more;
     *zeroed = m->state == MU_EXTENT_CLEAN;
     if (grown) carve(next, more, 1);
@@ -308,7 +317,7 @@ bool mu_extent_grow(size_t page, size_t pages, size_t more, bool *zeroed) {
 
 /* Metadata of the whole runs in a dropped range goes back with them, but for the entries at its ends. */
 static void drop_metadata(size_t page, size_t pages, mu_drop_fn drop) {
-  char *from = (char *)mu_mini_heap(page + 1), *to = (char *)mu_mini_heap(page + pages - 1);
+  char *from = (char *)mu_extent_at(page + 1), *to = (char *)mu_extent_at(page + pages - 1);
   from = (char *)mu_round_up((uintptr_t)from, mu_arena.page_size);
   to = (char *)mu_round_down((uintptr_t)to, mu_arena.page_size);
   if (to > from) drop(from, (size_t)(to - from));
@@ -319,12 +328,12 @@ size_t mu_extent_purge(uint32_t tick, size_t max_pages, mu_drop_fn drop) {
   while (done < max_pages) {
     mu_lock_take(&mu_extent_lock);
     size_t page = x.oldest;
-    if (!page || (int32_t)(mu_mini_heap(page)->stamp - tick) > 0) {
+    if (!page || (int32_t)(mu_extent_at(page)->stamp - tick) > 0) {
       mu_lock_release(&mu_extent_lock);
       break;
     }
     size_t pages = take_off(page);
-    mu_mini_heap(page)->state = MU_EXTENT_BUSY; /* neighbours do not merge with it meanwhile */
+    mu_extent_at(page)->state = MU_EXTENT_BUSY; /* neighbours do not merge with it meanwhile */
     mu_lock_release(&mu_extent_lock);
     drop(mu_page_address(page), pages << mu_arena.page_shift);
     if (pages > 2) drop_metadata(page, pages, drop);

@@ -13,6 +13,7 @@
 /* What is known of a run. Under the lock of its class, but for state and size_class, which are stable while any object
  * of it is live. */
 struct mu_run {
+  char *spans;    /* table of MiniHeaps */
   uint8_t in_use; /* 1: a run of small objects */
   uint8_t size_class;
   uint8_t meshed;      /* 1: its spans are meshed (some may be open again) */
@@ -26,15 +27,16 @@ struct mu_run {
   uint32_t not_before; /* tick before which it is left alone */
   uint32_t mappings;   /* meshed: how many it uses */
 };
-_Static_assert(sizeof(struct mu_run) == 32, "one run, half a cache line");
+_Static_assert(sizeof(struct mu_run) == 40, "what one run costs beside its MiniHeaps");
 
 struct mu_arena {
   char *base;
   _Atomic size_t limit; /* pages below this have their page map and tables; grows only */
   unsigned page_shift;
-  unsigned stride; /* bytes of a MiniHeap */
   uint8_t *page_map;
-  char *mini_heaps;
+  struct mu_extent *extents; /* by page number */
+  char *span_tables;         /* region for the MiniHeaps of runs */
+  size_t span_tables_bytes;
   struct mu_run *runs;
   size_t page_size;
   size_t reserved; /* pages */
@@ -49,8 +51,18 @@ bool mu_arena_init(void);
 static inline void *mu_page_address(size_t page) {
   return mu_arena.base + (page << mu_arena.page_shift);
 }
+static inline struct mu_extent *mu_extent_at(size_t page) {
+  return &mu_arena.extents[page];
+}
+/* Bytes of the table of MiniHeaps of a run of the class. */
+static inline size_t mu_table_bytes(unsigned c) {
+  return (size_t)mu_classes[c].meta * mu_classes[c].spans_per_run;
+}
+/* The MiniHeap of the span that page belongs to, in a run in use. */
 static inline struct mu_mini_heap *mu_mini_heap(size_t page) {
-  return (struct mu_mini_heap *)(void *)(mu_arena.mini_heaps + page * mu_arena.stride);
+  const struct mu_run *run = &mu_arena.runs[page / MU_RUN_PAGES];
+  const struct mu_size_class *k = &mu_classes[run->size_class];
+  return (struct mu_mini_heap *)(void *)(run->spans + ((page % MU_RUN_PAGES) >> k->span_shift) * k->meta);
 }
 /* The page number of any address; one outside the arena gives a number past its limit. */
 static inline size_t mu_page_of(const void *p) {

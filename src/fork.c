@@ -4,6 +4,7 @@
 #include "src/log.h"
 #include "src/mesher.h"
 #include "src/pass.h"
+#include "src/span_table.h"
 #include "src/sys.h"
 #include "src/thread_local_heap.h"
 #include <pthread.h>
@@ -42,6 +43,7 @@ static void renew_locks(void) {
   mu_registry_renew();
   mu_pass_renew();
   mu_meta_renew();
+  mu_span_table_renew();
 }
 
 static void child(void) {

@@ -2,6 +2,7 @@
 #include "src/global_heap.h"
 #include "src/log.h"
 #include "src/rng.h"
+#include "src/span_table.h"
 #include <errno.h>
 #include <string.h>
 
@@ -55,7 +56,7 @@ static void enlist(struct mu_class_heap *h, size_t page, uint8_t bin) {
     mu_mini_heap(m->next)->prev = (uint32_t)page;
   else if (bin == MU_EMPTY_BIN)
     h->oldest_empty = (uint32_t)page;
-  if (bin == MU_EMPTY_BIN) m->stamp = tick_now();
+  if (bin == MU_EMPTY_BIN) m->stamp = (uint16_t)tick_now();
   h->bins[bin] = (uint32_t)page;
 }
 
@@ -132,13 +133,16 @@ static bool run_create(struct mu_class_heap *h, unsigned c) {
   if (!page) return false;
   uint32_t r = (uint32_t)(page / MU_RUN_PAGES);
   struct mu_run *run = &mu_arena.runs[r];
-  *run = (struct mu_run){.in_use = 1, .size_class = (uint8_t)c, .stamp = tick_now()};
+  char *spans = mu_span_table_alloc(c);
+  if (!spans) {
+    mu_extent_free(page, MU_RUN_PAGES, zeroed);
+    return false;
+  }
+  *run = (struct mu_run){.spans = spans, .in_use = 1, .size_class = (uint8_t)c, .stamp = tick_now()};
   for (size_t at = page + MU_RUN_PAGES; at > page;) {
     at -= k->span_pages;
     struct mu_mini_heap *span = mu_mini_heap(at);
-    memset(span, 0, offsetof(struct mu_mini_heap, bitmap) + k->words * 8U);
     span->state = MU_SPAN_OPEN;
-    span->size_class = (uint8_t)c;
     span->bin = MU_NO_BIN;
     if (!zeroed) {
       span->flags = MU_MH_TOUCHED;
@@ -168,13 +172,13 @@ static bool run_destroy(struct mu_class_heap *h, uint32_t r) {
       h->touched_empty--;
     }
     unlist(h, at);
-    memset(span, 0, mu_arena.stride);
   }
   map_pages(r, 0);
   run_unlink(h, r);
   h->spare_runs--;
   if (was_meshed) h->meshed_runs--;
   if (run->mappings) atomic_fetch_sub_explicit(&mu_mesh_mappings, run->mappings, memory_order_relaxed);
+  mu_span_table_free(run->size_class, run->spans);
   memset(run, 0, sizeof *run);
   mu_extent_free(page, MU_RUN_PAGES, was_meshed || !touched);
   return true;
@@ -353,7 +357,7 @@ uint32_t mu_empty_take(unsigned c, uint32_t *pages, uint32_t max, uint32_t befor
   while (n < max && h->oldest_empty) {
     size_t page = h->oldest_empty;
     struct mu_mini_heap *span = mu_mini_heap(page);
-    if ((int32_t)(span->stamp - before_tick) > 0) break;
+    if ((int16_t)(span->stamp - (uint16_t)before_tick) > 0) break;
     unlist(h, page);
     span->state = MU_SPAN_CLOSED;
     mu_run_of(page)->closed++;
@@ -388,7 +392,6 @@ static uint32_t validate_span(const struct mu_size_class *k, unsigned c, size_t 
   uint32_t live = 0;
   for (uint32_t w = 0; w < k->words; w++) live += (uint32_t)__builtin_popcountll(span->bitmap[w]);
   MU_CHECK(span->state >= MU_SPAN_OPEN && span->state <= MU_SPAN_MESHED);
-  MU_CHECK(span->size_class == c);
   MU_CHECK(span->live == live);
   MU_CHECK(k->slots % 64 == 0 || (span->bitmap[k->words - 1] >> (k->slots % 64)) == 0);
   MU_CHECK(span->state == MU_SPAN_OPEN ? span->bin == bin_for(k, span) : span->bin == MU_NO_BIN);

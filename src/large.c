@@ -12,10 +12,10 @@
 /* Moving page tables costs a flush and two mappings; below this, copying is as fast. No derivation beyond a trial. */
 enum { MIN_MOVE_BYTES = 1 << 18 };
 
-static struct mu_mini_heap *large_at(const void *p) {
+static struct mu_extent *large_at(const void *p) {
   size_t page = mu_page_of(p);
   if (page >= mu_arena_limit() || mu_page_address(page) != p) return NULL;
-  struct mu_mini_heap *m = mu_mini_heap(page);
+  struct mu_extent *m = mu_extent_at(page);
   return m->state == MU_LARGE ? m : NULL;
 }
 
@@ -30,7 +30,7 @@ void *mu_large_alloc(size_t size, size_t align, bool *zeroed) {
   if (size > PTRDIFF_MAX || align > PTRDIFF_MAX) return NULL;
   size_t pages = mu_max(mu_pages_for(size), 1), page = mu_extent_alloc(pages, mu_max(mu_pages_for(align), 1), zeroed);
   if (!page) return NULL;
-  struct mu_mini_heap *m = mu_mini_heap(page);
+  struct mu_extent *m = mu_extent_at(page);
   m->pages = (uint32_t)pages;
   m->state = MU_LARGE;
   count(pages, true);
@@ -46,30 +46,30 @@ static void give_up(size_t page, size_t pages, bool moved) {
 }
 
 bool mu_large_free(void *p) {
-  struct mu_mini_heap *m = large_at(p);
+  struct mu_extent *m = large_at(p);
   if (!m) return false;
   size_t pages = m->pages;
-  bool moved = m->flags & MU_MH_MOVED;
+  bool moved = m->moved;
   memset(m, 0, sizeof *m);
   give_up(mu_page_of(p), pages, moved);
   return true;
 }
 
 size_t mu_large_usable(const void *p) {
-  const struct mu_mini_heap *m = large_at(p);
+  const struct mu_extent *m = large_at(p);
   return m ? (size_t)m->pages << mu_arena.page_shift : 0;
 }
 
-static void *shrink(struct mu_mini_heap *m, void *p, size_t pages) {
+static void *shrink(struct mu_extent *m, void *p, size_t pages) {
   size_t old = m->pages;
   if (pages == old) return p;
   m->pages = (uint32_t)pages;
-  give_up(mu_page_of(p) + pages, old - pages, m->flags & MU_MH_MOVED);
+  give_up(mu_page_of(p) + pages, old - pages, m->moved);
   return p;
 }
 
 /* A new extent takes over the page tables; the old one is left mapped and empty. */
-static void *move(struct mu_mini_heap *m, void *p, size_t pages) {
+static void *move(struct mu_extent *m, void *p, size_t pages) {
   bool zeroed;
   size_t old = m->pages, bytes = old << mu_arena.page_shift, to = mu_extent_alloc(pages, 1, &zeroed);
   if (!to) return NULL;
@@ -79,11 +79,11 @@ static void *move(struct mu_mini_heap *m, void *p, size_t pages) {
     mu_extent_free(to, pages, zeroed);
     return NULL;
   }
-  bool was_moved = m->flags & MU_MH_MOVED;
+  bool was_moved = m->moved;
   memset(m, 0, sizeof *m);
-  struct mu_mini_heap *n = mu_mini_heap(to);
+  struct mu_extent *n = mu_extent_at(to);
   n->pages = (uint32_t)pages;
-  n->flags = MU_MH_MOVED;
+  n->moved = 1;
   n->state = MU_LARGE;
   count(pages - old, true);
   if (was_moved) mu_fresh_mapping(p, bytes);
@@ -92,7 +92,7 @@ static void *move(struct mu_mini_heap *m, void *p, size_t pages) {
 }
 
 void *mu_large_resize(void *p, size_t size) {
-  struct mu_mini_heap *m = large_at(p);
+  struct mu_extent *m = large_at(p);
   if (!m || size > PTRDIFF_MAX) return NULL;
   size_t pages = mu_max(mu_pages_for(size), 1), old = m->pages;
   bool zeroed;

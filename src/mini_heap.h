@@ -1,12 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A MiniHeap: what is known of a span, or of an extent. One for each page of the arena, in a table outside of it; only
- * those of a span's or an extent's first page (and a free extent's last) are in use, all others are zero.
+ * Metadata, all of it outside the arena.
  *
- *      0        8      12     16     20     24     28     32                  stride (64 with 4 KiB pages)
- *      | next prev | state.. | live | stamp | pages | -  -  | bitmap ...      |
+ * A MiniHeap is what is known of a span. The MiniHeaps of a run stand side by side in one table, which is made with the
+ * run and goes with it:
+ *
+ *      0      4      8       9     10      11       12     14      16
+ *      | next | prev | state | bin | flags | exempt | live | stamp | bitmap ... (as many words as the class has) |
  *
  * Invariant, checked by the validator: live == popcount(bitmap); bits past the class's slots are clear.
+ *
+ * An extent is a range of free pages, or one large allocation; its record is kept for its first page (and, if it is
+ * free, its last) in a table by page number.
  */
 #ifndef MU_MINI_HEAP_H
 #define MU_MINI_HEAP_H
@@ -16,7 +21,7 @@
 enum mu_state {
   MU_NONE = 0,     /* not the first page of anything */
   MU_SPAN_OPEN,    /* slots may be claimed */
-  MU_SPAN_CLOSED,  /* in a pass: bits may only be cleared */
+  MU_SPAN_CLOSED,  /* in a pass, or being dropped: bits may only be cleared */
   MU_SPAN_MESHED,  /* shows a packed unit, or its own copy of one: bits may only be cleared */
   MU_EXTENT_DIRTY, /* free, may hold resident pages with old contents */
   MU_EXTENT_CLEAN, /* free, nothing resident, reads as zeros */
@@ -26,35 +31,38 @@ enum mu_state {
 };
 
 enum { MU_NO_PAGE = 0 }; /* page 0 of the arena is never handed out, so 0 ends lists */
+enum { MU_NO_BIN = 0xff };
 
 struct mu_mini_heap {
-  uint32_t next, prev; /* page numbers: the class's bin, or the extents' bin */
-  uint8_t state;       /* enum mu_state */
-  uint8_t size_class;  /* spans */
+  uint32_t next, prev; /* page numbers of spans: the class's bin */
+  uint8_t state;       /* enum mu_state: MU_SPAN_* */
   uint8_t bin;         /* which list it is on, MU_NO_BIN for none */
   uint8_t flags;       /* MU_MH_* */
+  uint8_t exempt;      /* an object of it was exempted from meshing */
   uint16_t live;       /* set bits */
-  uint16_t exempt;     /* objects that mesh_uffd_exempt named */
-  uint32_t stamp;      /* extents: tick at which it became dirty */
-  uint32_t pages;      /* extents: length */
-  uint32_t reserved[2];
-  union {
-    uint64_t bitmap[4]; /* the stride has room for page size / 16 bits */
-    struct {
-      uint32_t older, newer; /* dirty extents by age */
-    } dirty;
-  };
+  uint16_t stamp;      /* empty ones: tick at which it became so, modulo 2^16 */
+  uint64_t bitmap[];
 };
 
-enum { MU_NO_BIN = 0xff };
 enum {
   MU_MH_TOUCHED = 1, /* its pages may be resident */
-  MU_MH_ALIGNED = 4, /* an object of it asked for an alignment of 512 or more */
-  MU_MH_MOVED = 2,   /* large: came by mremap, its mapping does not merge with its neighbours' */
+  MU_MH_ALIGNED = 2, /* an object of it asked for an alignment of 512 or more */
 };
 
-_Static_assert(offsetof(struct mu_mini_heap, bitmap) == 32, "the layout drawn above");
-_Static_assert(sizeof(struct mu_mini_heap) == 64, "metadata is at most 64 bytes for a one-page span");
+_Static_assert(sizeof(struct mu_mini_heap) == 16, "the layout drawn above");
+/* 256 slots of 16 bytes in a page of 4 KiB */
+_Static_assert(sizeof(struct mu_mini_heap) + 256 / 8 <= 64, "metadata is at most 64 bytes for a one-page span");
+
+struct mu_extent {
+  uint32_t next, prev;   /* page numbers: the bin of its size */
+  uint32_t older, newer; /* dirty ones by age */
+  uint32_t pages;        /* length */
+  uint32_t stamp;        /* tick at which it became dirty */
+  uint8_t state;         /* enum mu_state */
+  uint8_t moved;         /* large: came by mremap, its mapping does not merge with its neighbours' */
+  uint8_t reserved[6];
+};
+_Static_assert(sizeof(struct mu_extent) == 32, "two to a cache line");
 
 static inline bool mu_bit(const uint64_t *bitmap, uint32_t i) {
   return bitmap[i >> 6] >> (i & 63) & 1;

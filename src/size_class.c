@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "src/size_class.h"
+#include "src/mini_heap.h"
 
 struct mu_size_class mu_classes[MU_CLASSES];
 uint8_t mu_class_table[MU_TABLE_MAX / 16 + 1];
@@ -34,6 +35,8 @@ static void describe(struct mu_size_class *k, uint32_t size, size_t page) {
   k->spans_per_run = (uint16_t)(MU_RUN_PAGES / k->span_pages);
   k->slots = (uint16_t)(k->span_pages * page / size);
   k->words = (uint16_t)((k->slots + 63) / 64);
+  k->meta = (uint16_t)(sizeof(struct mu_mini_heap) + k->words * sizeof(uint64_t));
+  k->span_shift = (uint16_t)mu_log2(k->span_pages);
   size_t batch = mu_min(mu_max(BATCH_BYTES / size, 1), MAX_BATCH);
   k->batch = (uint16_t)batch;
   k->cap = (uint16_t)mu_min(mu_max(batch * 2, 4), MU_VECTOR_ROOM);

@@ -22,11 +22,13 @@ struct mu_size_class {
   uint32_t magic_high; /* unused high part keeps magic aligned */
   uint64_t magic;      /* ceil(2^40 / size): offset / size == offset * magic >> 40 for offsets below 2^22 */
   uint16_t span_pages, spans_per_run;
-  uint16_t slots; /* of a span */
-  uint16_t words; /* 64-bit words of its bitmap */
-  uint16_t batch; /* slots claimed at once by a thread */
-  uint16_t cap;   /* slots a thread keeps at most */
-  bool meshable;  /* no object can contain a whole page */
+  uint16_t slots;      /* of a span */
+  uint16_t words;      /* 64-bit words of its bitmap */
+  uint16_t meta;       /* bytes of its MiniHeap */
+  uint16_t span_shift; /* log2 of span_pages */
+  uint16_t batch;      /* slots claimed at once by a thread */
+  uint16_t cap;        /* slots a thread keeps at most */
+  bool meshable;       /* no object can contain a whole page */
 };
 
 extern struct mu_size_class mu_classes[MU_CLASSES];

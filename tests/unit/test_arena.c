@@ -7,13 +7,14 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 
 /* Every assertion that Criterion counts costs a message: loops use this one. */
-#define CHECK(condition, ...)                                                                                          \
+#define CHECK(condition, format, ...)                                                                                  \
   do {                                                                                                                 \
-    if (!(condition)) cr_assert_fail(#condition ": " __VA_ARGS__);                                                     \
+    if (!(condition)) cr_assert_fail("%s: " format, #condition, ##__VA_ARGS__);                                        \
   } while (0)
 
 static bool zeroed;
@@ -51,7 +52,7 @@ Test(arena, tables_are_apart_and_aligned) {
   char *end = mu_arena.base + (mu_arena.reserved << mu_arena.page_shift);
   cr_assert_geq((char *)mu_arena.page_map, end);
   cr_assert_geq(mu_arena.mini_heaps, (char *)mu_arena.page_map + mu_arena.reserved);
-  cr_assert_geq((char *)mu_arena.runs, mu_arena.mini_heaps + mu_arena.reserved * mu_arena.stride);
+  cr_assert_geq((char *)mu_arena.runs, (char *)(mu_arena.extents + mu_arena.reserved));
   cr_assert_eq(mu_page_of(mu_page_address(77)), 77);
   cr_assert_geq(mu_page_of(&zeroed), mu_arena.reserved);
   cr_assert_eq(mu_pages_for(1), 1);
@@ -107,7 +108,7 @@ Test(arena, neighbours_merge_from_either_side) {
   for (int clean = 0; clean < 2; clean++)
     for (size_t i = 0; i < 4; i++) {
       for (size_t k = 0; k < 3; k++) mu_extent_free(first + orders[i][k] * 4, 4, clean);
-      cr_assert_eq(mu_mini_heap(first + 4)->pages, 12);
+      cr_assert_eq(mu_extent_at(first + 4)->pages, 12);
       cr_assert_eq(get(12, 1), first + 4, "order %zu", i);
       cr_assert_eq(zeroed, (bool)clean);
     }
@@ -118,9 +119,9 @@ Test(arena, clean_and_dirty_do_not_merge) {
   mu_extent_free(first, 4, true);
   mu_extent_free(first + 4, 4, false);
   mu_extent_free(first + 8, 4, true);
-  cr_assert_eq(mu_mini_heap(first)->pages, 4);
-  cr_assert_eq(mu_mini_heap(first + 4)->pages, 4);
-  cr_assert_eq(mu_mini_heap(first + 8)->pages, 4);
+  cr_assert_eq(mu_extent_at(first)->pages, 4);
+  cr_assert_eq(mu_extent_at(first + 4)->pages, 4);
+  cr_assert_eq(mu_extent_at(first + 8)->pages, 4);
   cr_assert_eq(get(4, 1), first + 4, "dirty memory is used first: it is resident already");
 }
 
@@ -139,10 +140,10 @@ Test(arena, alignment_within_a_free_extent_leaves_both_ends_free) {
   get(1, 1);
   mu_extent_free(first + 1, 63, true);
   cr_assert_eq(get(3, 16), first + 16);
-  cr_assert_eq(mu_mini_heap(first + 1)->pages, 15);
-  cr_assert_eq(mu_mini_heap(first + 19)->pages, 45);
+  cr_assert_eq(mu_extent_at(first + 1)->pages, 15);
+  cr_assert_eq(mu_extent_at(first + 19)->pages, 45);
   mu_extent_free(first + 16, 3, true);
-  cr_assert_eq(mu_mini_heap(first + 1)->pages, 63);
+  cr_assert_eq(mu_extent_at(first + 1)->pages, 63);
 }
 
 Test(arena, grows_in_place_into_free_memory_alone) {
@@ -187,7 +188,7 @@ Test(arena, a_refused_growth_changes_nothing) {
   mu_sys_hook = NULL;
   size_t page = get(3000, 1);
   cr_assert_eq(page, MU_RUN_PAGES);
-  memset(mu_page_address(page), 1, 3000 << mu_arena.page_shift);
+  memset(mu_page_address(page), 1, (size_t)3000 << mu_arena.page_shift);
   for (size_t i = 0; i < mu_arena_limit(); i++) CHECK(mu_arena.page_map[i] == 0, "page %zu", i);
 }
 
@@ -203,8 +204,8 @@ static void drop_and_note(void *start, size_t len) {
     dropped.pages = len >> mu_arena.page_shift;
   } else {
     /* Metadata: entries of that extent alone, and neither its first nor its last. */
-    CHECK((char *)start >= (char *)mu_mini_heap(dropped.page + 1), "too early");
-    CHECK((char *)start + len <= (char *)mu_mini_heap(dropped.page + dropped.pages - 1), "too late");
+    CHECK((char *)start >= (char *)mu_extent_at(dropped.page + 1), "too early");
+    CHECK((char *)start + len <= (char *)mu_extent_at(dropped.page + dropped.pages - 1), "too late");
     dropped.table_bytes += len;
   }
   drop_for_real(start, len);
@@ -239,11 +240,10 @@ Test(arena, ticks_may_wrap_around) {
 Test(arena, metadata_of_whole_pages_goes_too) {
   size_t first = get(MU_RUN_PAGES * 8, MU_RUN_PAGES);
   get(1, 1);
-  for (size_t i = 0; i < MU_RUN_PAGES * 8; i++) mu_mini_heap(first + i)->flags = 0; /* resident */
   mu_extent_free(first, MU_RUN_PAGES * 8, false);
   mu_extent_purge(atomic_load(&mu_tick), SIZE_MAX, drop_and_note);
   cr_assert_geq(dropped.table_bytes, 6 * mu_arena.page_size);
-  cr_assert_eq(mu_mini_heap(first)->pages, MU_RUN_PAGES * 8);
+  cr_assert_eq(mu_extent_at(first)->pages, MU_RUN_PAGES * 8);
   cr_assert_eq(get(MU_RUN_PAGES * 8, 1), first);
 }
 
@@ -255,7 +255,7 @@ Test(arena_limited, a_small_reservation_can_be_used_up, .timeout = 30) {
   char statm[128];
   cr_assert_gt(mu_read_file("/proc/self/statm", statm, sizeof statm), 0);
   getrlimit(RLIMIT_AS, &limit);
-  size_t used = strtoull(statm, NULL, 10) * (size_t)getpagesize(), room = (size_t)64 << 20;
+  size_t used = strtoull(statm, NULL, 10) * getauxval(AT_PAGESZ), room = (size_t)64 << 20;
   limit.rlim_cur = used + room;
   cr_assert_eq(setrlimit(RLIMIT_AS, &limit), 0);
   cr_assert(mu_arena_init());
@@ -275,7 +275,7 @@ Test(arena_limited, a_small_reservation_can_be_used_up, .timeout = 30) {
 
 /* ---- any sequence of calls, against a shadow of each page ---- */
 
-enum { SHADOW_PAGES = 1 << 16, MAX_HELD = 400, SEEDS = 12, STEPS = 2500 };
+enum { SHADOW_PAGES = 1 << 16, MAX_HELD = 400, SEEDS = 4, STEPS = 2000 };
 
 enum kind { UNUSED_CLEAN, UNUSED_DIRTY, HELD };
 
@@ -287,11 +287,11 @@ static struct {
   struct {
     size_t page, pages;
   } held[MAX_HELD];
-  size_t count, dirty;
-} model;
+  size_t count, dirty, top; /* top: pages from it on were never handed out */
+} model = {.top = MU_RUN_PAGES};
 
-#define MUST(condition, ...) CHECK(condition, "seed %zu: " __VA_ARGS__)
-#define SEED                 ((size_t)model.seed)
+#define MUST(condition, format, ...) CHECK(condition, "seed %zu: " format, ##__VA_ARGS__)
+#define SEED                         ((size_t)model.seed)
 
 static void take_page(size_t page, bool zero) {
   MUST(page < SHADOW_PAGES && model.kind[page] != HELD, "page %zu is handed out twice", SEED, page);
@@ -322,6 +322,7 @@ static void model_alloc(void) {
   MUST(page >= MU_RUN_PAGES && page + pages <= mu_arena_limit(), "page %zu", SEED, page);
   MUST((uintptr_t)mu_page_address(page) % (align << mu_arena.page_shift) == 0, "%zu not to %zu", SEED, page, align);
   for (size_t i = 0; i < pages; i++) take_page(page + i, zero);
+  model.top = mu_max(model.top, page + pages);
   model.held[model.count].page = page;
   model.held[model.count++].pages = pages;
 }
@@ -344,14 +345,15 @@ static void model_grow(void) {
   if (!model.count) return;
   size_t i = mu_rng_below(&model.rng, (uint32_t)model.count), more = random_pages(), same = 0;
   size_t next = model.held[i].page + model.held[i].pages;
-  while (same < more && next + same < mu_arena_limit() && model.kind[next + same] != HELD &&
-         model.kind[next + same] == model.kind[next])
+  while (same < more && model.kind[next] != HELD && model.kind[next + same] == model.kind[next] &&
+         (next == model.top || next + same < model.top))
     same++;
   bool zero, grown = mu_extent_grow(model.held[i].page, model.held[i].pages, more, &zero);
   MUST(grown || same < more, "%zu free pages after %zu are not used", SEED, more, next);
   if (!grown) return;
   for (size_t k = 0; k < more; k++) take_page(next + k, zero);
   model.held[i].pages += more;
+  model.top = mu_max(model.top, next + more);
 }
 
 static uint32_t purge_tick;
@@ -382,11 +384,11 @@ static void model_purge(void) {
 }
 
 /* Free memory is a sequence of extents with their ends marked, none next to one of its kind. */
-static void check_extents(size_t top) {
+static void check_extents(void) {
   size_t last_end = 0;
   int last_state = MU_NONE;
-  for (size_t page = MU_RUN_PAGES; page < top; page++) {
-    const struct mu_mini_heap *m = mu_mini_heap(page);
+  for (size_t page = MU_RUN_PAGES; page < model.top; page++) {
+    const struct mu_extent *m = mu_extent_at(page);
     MUST(m->state == MU_NONE || model.kind[page] != HELD, "page %zu has state %d", SEED, page, m->state);
     if (model.kind[page] == HELD) continue;
     MUST(m->state == (model.kind[page] == UNUSED_DIRTY ? MU_EXTENT_DIRTY : MU_EXTENT_CLEAN), "page %zu has state %d",
@@ -394,20 +396,13 @@ static void check_extents(size_t top) {
     MUST(last_end != page || last_state != m->state, "page %zu: not merged", SEED, page);
     size_t end = page + m->pages;
     for (size_t i = page; i < end; i++) MUST(model.kind[i] == model.kind[page], "page %zu of %zu", SEED, i, page);
-    for (size_t i = page + 1; i + 1 < end; i++) MUST(mu_mini_heap(i)->state == MU_NONE, "page %zu", SEED, i);
-    MUST(m->pages == 1 || (mu_mini_heap(end - 1)->state == MU_EXTENT_TAIL && mu_mini_heap(end - 1)->pages == m->pages),
+    for (size_t i = page + 1; i + 1 < end; i++) MUST(mu_extent_at(i)->state == MU_NONE, "page %zu", SEED, i);
+    MUST(m->pages == 1 || (mu_extent_at(end - 1)->state == MU_EXTENT_TAIL && mu_extent_at(end - 1)->pages == m->pages),
          "page %zu: its end at %zu is not marked", SEED, page, end);
     last_end = end;
     last_state = m->state;
     page = end - 1;
   }
-}
-
-static size_t top_of_model(void) {
-  size_t top = SHADOW_PAGES;
-  while (top > MU_RUN_PAGES && mu_arena_limit() <= top - 1) top--;
-  while (top > MU_RUN_PAGES && model.kind[top - 1] == UNUSED_CLEAN && mu_mini_heap(top - 1)->state == MU_NONE) top--;
-  return top;
 }
 
 static void run_model(uint64_t seed) {
@@ -426,10 +421,10 @@ static void run_model(uint64_t seed) {
     else
       model_purge();
     MUST(dirty_pages() == model.dirty, "%zu dirty pages, not %zu", SEED, dirty_pages(), model.dirty);
-    if (step % 100 == 0) check_extents(top_of_model());
+    if (step % 100 == 0) check_extents();
   }
   while (model.count) model_free();
-  check_extents(top_of_model());
+  check_extents();
 }
 
 /* One after the other in one arena: a seed that fails needs those before it. */
@@ -470,8 +465,8 @@ Test(arena, metadata_memory_can_run_out_and_come_back) {
 
 Test(arena, a_fresh_mapping_reads_as_zeros) {
   size_t page = get(4, 1);
-  memset(mu_page_address(page), 1, 4 << mu_arena.page_shift);
-  cr_assert(mu_fresh_mapping(mu_page_address(page + 1), 2 << mu_arena.page_shift));
+  memset(mu_page_address(page), 1, (size_t)4 << mu_arena.page_shift);
+  cr_assert(mu_fresh_mapping(mu_page_address(page + 1), (size_t)2 << mu_arena.page_shift));
   for (size_t i = 0; i < 4; i++) cr_assert_eq(*word_of(page + i) == 0, i == 1 || i == 2);
   *word_of(page + 1) = 1;
 }

@@ -11,9 +11,9 @@
 #include <sys/mman.h>
 
 /* Every assertion that Criterion counts costs a message: loops use this one. */
-#define CHECK(condition, ...)                                                                                          \
+#define CHECK(condition, format, ...)                                                                                  \
   do {                                                                                                                 \
-    if (!(condition)) cr_assert_fail(#condition ": " __VA_ARGS__);                                                     \
+    if (!(condition)) cr_assert_fail("%s: " format, #condition, ##__VA_ARGS__);                                        \
   } while (0)
 
 enum { GRANULES = 1 << 22, MAX_HELD = 20000, BATCH = 64 };
@@ -25,8 +25,8 @@ static struct {
   uint32_t count;
 } model = {.rng = 1};
 
-#define MUST(condition, ...) CHECK(condition, "seed %zu: " __VA_ARGS__)
-#define SEED                 ((size_t)model.seed)
+#define MUST(condition, format, ...) CHECK(condition, "seed %zu: " format, ##__VA_ARGS__)
+#define SEED                         ((size_t)model.seed)
 
 static uint32_t below(uint32_t n) {
   return mu_rng_below(&model.rng, n);
@@ -54,7 +54,8 @@ static void validate(unsigned c) {
 
 static uint8_t right_bin(const struct mu_size_class *k, const struct mu_mini_heap *span) {
   if (span->state != MU_SPAN_OPEN || span->live == k->slots) return MU_NO_BIN;
-  return span->live ? (uint8_t)(span->live * 8 / k->slots) : MU_EMPTY_BIN;
+  if (span->live) return (uint8_t)(span->live * 8 / k->slots);
+  return span->flags & MU_MH_TOUCHED ? MU_EMPTY_BIN : MU_CLEAN_BIN;
 }
 
 /* Every open span with room is on the list of its occupancy, once, and nothing else is on any. */
@@ -62,13 +63,17 @@ static void check_lists(unsigned c) {
   const struct mu_class_heap *h = &mu_class_heaps[c];
   const struct mu_size_class *k = &mu_classes[c];
   size_t listed = 0, room = 0;
-  for (uint8_t bin = 0; bin <= MU_EMPTY_BIN; bin++)
+  for (uint8_t bin = 0; bin < MU_BINS; bin++) {
+    uint32_t last = 0;
     for (uint32_t page = h->bins[bin], before = 0; page; before = page, page = mu_mini_heap(page)->next, listed++) {
+      last = page;
       const struct mu_mini_heap *span = mu_mini_heap(page);
       MUST(span->prev == before, "page %u: back to %u", SEED, page, span->prev);
       MUST(span->bin == bin && right_bin(k, span) == bin, "page %u: %u live on list %u", SEED, page, span->live, bin);
       MUST(listed < GRANULES, "a list without end", SEED);
     }
+    MUST(bin != MU_EMPTY_BIN || h->oldest_empty == last, "page %u is the last, not %u", SEED, last, h->oldest_empty);
+  }
   for (uint32_t r = h->runs; r; r = mu_arena.runs[r].next)
     for (size_t page = (size_t)r * MU_RUN_PAGES; page < (r + (size_t)1) * MU_RUN_PAGES; page += k->span_pages)
       room += right_bin(k, mu_mini_heap(page)) != MU_NO_BIN;
@@ -427,7 +432,7 @@ Test(global_heap, meshed_spans_take_no_more_and_go_with_their_last_object) {
     cr_assert_eq(mu_class_heaps[c].meshed_slots, model.count);
     cr_assert_eq(mu_class_heaps[c].meshed_runs, 1);
     cr_assert_eq(mu_span_exempt(model.held[0]), EBUSY);
-    memset(mu_page_address((size_t)r * MU_RUN_PAGES), 1, MU_RUN_PAGES << mu_arena.page_shift);
+    memset(mu_page_address((size_t)r * MU_RUN_PAGES), 1, (size_t)MU_RUN_PAGES << mu_arena.page_shift);
     mu_arena.runs[r].mappings = 7;
     atomic_store(&mu_mesh_mappings, 9);
     while (model.count > 1) {
@@ -595,6 +600,24 @@ Test(global_heap, empty_spans_are_taken_once_and_come_back) {
   give_back(c, &p, 1);
   check_class(c);
   cr_assert_eq(mu_class_heaps[c].run_count, 1);
+}
+
+Test(global_heap, the_spans_that_were_emptied_first_are_taken_first) {
+  const unsigned c = 16;
+  uint32_t pages[MU_RUN_PAGES], spans = mu_classes[c].spans_per_run, per_span = mu_classes[c].slots;
+  full_run(c);
+  for (uint32_t i = 0; i < spans; i++) {
+    atomic_store(&mu_tick, 10 + i);
+    give_back(c, model.held + (size_t)i * per_span, per_span);
+  }
+  cr_assert_eq(mu_empty_take(c, pages, MU_RUN_PAGES, 9), 0);
+  cr_assert_eq(mu_empty_take(c, pages, MU_RUN_PAGES, 12), 3);
+  for (uint32_t i = 0; i < 3; i++)
+    cr_assert_eq(mu_page_address(pages[i]),
+                 mu_page_address(
+                     mu_span_page(mu_run_of(mu_page_of(model.held[0])), mu_page_of(model.held[(size_t)i * per_span]))));
+  mu_empty_return(c, pages, 3, true);
+  check_class(c);
 }
 
 Test(global_heap, a_dropped_span_is_not_dropped_again_before_it_is_used) {

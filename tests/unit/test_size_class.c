@@ -5,9 +5,9 @@
 #include <criterion/criterion.h>
 
 /* Every assertion that Criterion counts costs a message: loops use this one. */
-#define CHECK(condition, ...)                                                                                          \
+#define CHECK(condition, format, ...)                                                                                  \
   do {                                                                                                                 \
-    if (!(condition)) cr_assert_fail(#condition ": " __VA_ARGS__);                                                     \
+    if (!(condition)) cr_assert_fail("%s: " format, #condition, ##__VA_ARGS__);                                        \
   } while (0)
 
 static const size_t page_sizes[] = {4096, 16384, 65536};

@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Memory for the tables of MiniHeaps: blocks of one size for each class, cut from slabs that go back when empty. A
+ * class's own are protected by its lock; the slabs by one of their own.
+ */
+#ifndef MU_SPAN_TABLE_H
+#define MU_SPAN_TABLE_H
+
+#include "src/common.h"
+
+/* Zeroed memory for the MiniHeaps of a run of the class, or NULL when out. */
+void *mu_span_table_alloc(unsigned size_class);
+void mu_span_table_free(unsigned size_class, void *table);
+/* In a forked child. */
+void mu_span_table_renew(void);
+
+#endif
