@@ -11,6 +11,7 @@ struct mu_arena mu_arena;
 struct mu_lock mu_extent_lock = MU_LOCK_INIT(MU_RANK_EXTENT);
 _Atomic size_t mu_dirty_pages, mu_large_pages;
 _Atomic uint32_t mu_tick = 1;
+_Atomic uint32_t mu_forks;
 
 enum { EXACT_BINS = 64, BINS = 160, BIN_WORDS = (BINS + 63) / 64, SCAN = 16 };
 
@@ -274,7 +275,7 @@ static size_t carve(size_t page, size_t pages, size_t align) {
 
 static size_t from_top(size_t pages, size_t align) {
   size_t at = align_page(x.top, align);
-  if (pages > mu_arena.reserved || at + pages > mu_arena.reserved || !commit(at + pages)) return MU_NO_PAGE;
+  if (at + pages > mu_arena.reserved || !commit(at + pages)) return MU_NO_PAGE;
   size_t old = x.top;
   x.top = at + pages;
   if (at > old) insert_merged(old, at - old, MU_EXTENT_CLEAN);
@@ -282,6 +283,8 @@ static size_t from_top(size_t pages, size_t align) {
 }
 
 size_t mu_extent_alloc(size_t pages, size_t align, bool *zeroed) {
+  *zeroed = false;
+  if (pages > mu_arena.reserved || align > mu_arena.reserved) return MU_NO_PAGE;
   mu_lock_take(&mu_extent_lock);
   size_t page = find(0, pages, align), at;
   *zeroed = page == MU_NO_PAGE;

@@ -26,8 +26,10 @@ struct mu_run {
   uint32_t live;       /* slots, sum over its spans */
   uint32_t not_before; /* tick before which it is left alone */
   uint32_t mappings;   /* meshed: how many it uses */
+  uint32_t forks;      /* mu_forks when its pages were last known to be this process's alone */
+  uint32_t reserved;
 };
-_Static_assert(sizeof(struct mu_run) == 40, "what one run costs beside its MiniHeaps");
+_Static_assert(sizeof(struct mu_run) == 48, "what one run costs beside its MiniHeaps");
 
 struct mu_arena {
   char *base;
@@ -95,6 +97,9 @@ size_t mu_extent_purge(uint32_t tick, size_t max_pages, mu_drop_fn drop);
 extern _Atomic size_t mu_dirty_pages, mu_large_pages;
 /* The mesher's clock, for stamps: ticks of about 100 ms. */
 extern _Atomic uint32_t mu_tick;
+
+/* How often this process was forked: pages from before stay shared, as the kernel sees it, until they are written. */
+extern _Atomic uint32_t mu_forks;
 
 /* Memory for the library's own structures, zeroed, never given back; NULL when out. */
 void *mu_meta_alloc(size_t bytes);

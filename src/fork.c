@@ -18,6 +18,10 @@
  */
 static uint32_t *same_process;
 
+static void count_fork(void) {
+  atomic_fetch_add_explicit(&mu_forks, 1, memory_order_relaxed);
+}
+
 static void mark_process(void) {
   if (same_process) *same_process = 1;
 }
@@ -29,11 +33,16 @@ static void prepare(void) {
   mu_lock_take(&mu_extent_lock);
 }
 
-static void parent(void) {
+static void release(void) {
   mu_lock_release(&mu_extent_lock);
   mu_global_unlock_all();
   mu_registry_unlock();
   mu_pass_unlock();
+}
+
+static void parent(void) {
+  count_fork();
+  release();
 }
 
 /* Whoever held or waited for a lock does not exist here. */
@@ -47,7 +56,8 @@ static void renew_locks(void) {
 }
 
 static void child(void) {
-  parent(); /* for the record of held locks */
+  release(); /* for the record of held locks */
+  count_fork();
   renew_locks();
   mu_mesher_forget();
   mu_registry_adopt();
@@ -71,6 +81,7 @@ void mu_raw_fork_prepare(struct mu_raw_fork *state) {
 }
 
 void mu_raw_fork_parent(struct mu_raw_fork *state) {
+  count_fork();
   mu_gate_open();
   if (state->passes_stopped) mu_pass_unlock();
 }

@@ -138,7 +138,11 @@ static bool run_create(struct mu_class_heap *h, unsigned c) {
     mu_extent_free(page, MU_RUN_PAGES, zeroed);
     return false;
   }
-  *run = (struct mu_run){.spans = spans, .in_use = 1, .size_class = (uint8_t)c, .stamp = tick_now()};
+  *run = (struct mu_run){.spans = spans,
+                         .in_use = 1,
+                         .size_class = (uint8_t)c,
+                         .stamp = tick_now(),
+                         .forks = zeroed ? atomic_load_explicit(&mu_forks, memory_order_relaxed) : UINT32_MAX};
   for (size_t at = page + MU_RUN_PAGES; at > page;) {
     at -= k->span_pages;
     struct mu_mini_heap *span = mu_mini_heap(at);
@@ -157,7 +161,7 @@ static bool run_create(struct mu_class_heap *h, unsigned c) {
 }
 
 /* A run with no live slot goes back to the arena. One that was meshed first gets fresh memory; if the kernel refuses,
- * the run stays as it is: closed to claims, costing address space only, and is tried again at the next pass. */
+ * the run stays as it is, and is tried again with the next pass (mu_reap_runs). */
 static bool run_destroy(struct mu_class_heap *h, uint32_t r) {
   struct mu_run *run = &mu_arena.runs[r];
   const struct mu_size_class *k = &mu_classes[run->size_class];
@@ -350,6 +354,17 @@ void mu_run_settle(uint32_t r, uint32_t unit_pages, uint64_t meshed) {
   if (run->used == 0 && (run->meshed || h->spare_runs > SPARE_RUNS)) run_destroy(h, r);
 }
 
+void mu_reap_runs(unsigned c) {
+  struct mu_class_heap *h = &mu_class_heaps[c];
+  mu_lock_take(&h->lock);
+  for (uint32_t r = h->meshed_runs ? h->runs : 0, next; r; r = next) {
+    const struct mu_run *run = &mu_arena.runs[r];
+    next = run->next;
+    if (run->meshed && !run->used && !run->closed) run_destroy(h, r);
+  }
+  mu_lock_release(&h->lock);
+}
+
 uint32_t mu_empty_take(unsigned c, uint32_t *pages, uint32_t max, uint32_t before_tick) {
   struct mu_class_heap *h = &mu_class_heaps[c];
   uint32_t n = 0;
@@ -379,7 +394,7 @@ void mu_empty_return(unsigned c, const uint32_t *pages, uint32_t n, bool dropped
       h->touched_empty--;
     }
     enlist(h, pages[i], bin_for(&mu_classes[c], span));
-    if (--run->closed == 0 && run->used == 0 && h->spare_runs > SPARE_RUNS)
+    if (--run->closed == 0 && run->used == 0 && (run->meshed || h->spare_runs > SPARE_RUNS))
       run_destroy(h, (uint32_t)(pages[i] / MU_RUN_PAGES));
   }
   mu_lock_release(&h->lock);

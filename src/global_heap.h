@@ -89,6 +89,9 @@ void mu_run_close(uint32_t run);
  * unit_pages as in the pass. */
 void mu_run_settle(uint32_t run, uint32_t unit_pages, uint64_t meshed);
 
+/* Gives back meshed runs without a live slot for which the kernel had no mapping at the time. Locks itself. */
+void mu_reap_runs(unsigned size_class);
+
 /* Empty open spans whose pages may be resident: takes up to `max` of them off the lists (state CLOSED), for dropping.
  * mu_empty_return puts them back, as not resident when `dropped`. Locks itself. */
 uint32_t mu_empty_take(unsigned size_class, uint32_t *pages, uint32_t max, uint32_t before_tick);

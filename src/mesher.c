@@ -266,6 +266,7 @@ static int64_t nap(void) {
 static void *run(void *unused) {
   (void)unused;
   mu_thread_settle("mesh-uffd");
+  mu_engine_own_descriptors();
   m.last_wall = mu_now_ns();
   m.last_cpu = mu_thread_cpu_ns();
   m.budget_ns = (int64_t)BURST_SECONDS * 10000000 * mu_options.cpu_percent;

@@ -15,7 +15,7 @@ static const struct option {
     {"MESH_UFFD_MESH", &mu_options.mesh, 0, 1},
     {"MESH_UFFD_CPU_PERCENT", &mu_options.cpu_percent, 1, 100},
     {"MESH_UFFD_PAUSE_US", &mu_options.pause_us, 20, 100000},
-    {"MESH_UFFD_DECAY_MS", &mu_options.decay_ms, 0, 3600000},
+    {"MESH_UFFD_DECAY_MS", &mu_options.decay_ms, 0, 1800000},
     {"MESH_UFFD_MAPPINGS", &mu_options.mapping_share, 0, 100},
     {"MESH_UFFD_DROP_CAPS", &mu_options.drop_caps, 0, 1},
     {"MESH_UFFD_RING", &mu_options.ring, 0, 1},
@@ -45,6 +45,15 @@ static void set(const struct option *o, const char *text) {
     mu_log("%s=%.64s is not a number from %u to %u; using %u", o->name, text, o->low, o->high, *o->value);
 }
 
+/* Read by the test programs themselves. */
+static bool is_for_tests(const char *name, size_t len) {
+  static const char *const names[] = {"MESH_UFFD_TEST_LONG", "MESH_UFFD_TEST_SEED",    "MESH_UFFD_TEST_ONLY",
+                                      "MESH_UFFD_TEST_SKIP", "MESH_UFFD_TEST_GENERIC", "MESH_UFFD_EXPECT_TIER"};
+  for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+    if (strlen(names[i]) == len && memcmp(names[i], name, len) == 0) return true;
+  return false;
+}
+
 void mu_options_read(char *const *envp) {
   for (; *envp; envp++) {
     const char *equals = strchr(*envp, '=');
@@ -60,8 +69,7 @@ void mu_options_read(char *const *envp) {
       mu_sys_hook_from_text(equals + 1);
       known = true;
     }
-    if (len == 19 && memcmp(*envp, "MESH_UFFD_TEST_LONG", 19) == 0) known = true;
-    if (len == 19 && memcmp(*envp, "MESH_UFFD_TEST_SEED", 19) == 0) known = true;
+    known |= is_for_tests(*envp, len);
     if (!known) mu_log("unknown option %.64s; ignored", *envp);
   }
 }

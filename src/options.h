@@ -10,7 +10,7 @@ struct mu_options {
   uint32_t stats;         /* MALLOCSTATS: 0, 1 or 2 */
   uint32_t cpu_percent;   /* MESH_UFFD_CPU_PERCENT: share of one core for background work, 1 to 100; 5 */
   uint32_t pause_us;      /* MESH_UFFD_PAUSE_US: how long a pass may hold a barrier, 20 to 100000 us; 200 */
-  uint32_t decay_ms;      /* MESH_UFFD_DECAY_MS: unused pages go back after this, 0 to 3600000 ms; 1000 */
+  uint32_t decay_ms;      /* MESH_UFFD_DECAY_MS: unused pages go back after this, 0 to 1800000 ms; 1000 */
   uint32_t mapping_share; /* MESH_UFFD_MAPPINGS: percent of vm.max_map_count for meshing, 0 to 100; 80 */
   uint32_t drop_caps;     /* MESH_UFFD_DROP_CAPS: 1 drops CAP_SYS_PTRACE after opening userfaultfd; 0 */
   uint32_t ring;          /* MESH_UFFD_RING: 0 does without io_uring; 1 */

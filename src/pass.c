@@ -410,6 +410,14 @@ static void populate(const struct run_pass *p) {
   }
 }
 
+static void make_exclusive(uint32_t r) {
+  uint32_t forks = atomic_load_explicit(&mu_forks, memory_order_relaxed);
+  struct mu_run *run = &mu_arena.runs[r];
+  if (mu_engine_tier() == MU_TIER_FULL && run->forks != forks &&
+      mu_make_exclusive(mu_page_address(first_page(r)), MU_RUN_PAGES))
+    run->forks = forks;
+}
+
 /* Returns pages saved. */
 static size_t mesh_run(struct run_pass *p) {
   const struct shape *s = p->s;
@@ -418,6 +426,7 @@ static size_t mesh_run(struct run_pass *p) {
   p->faulted = false;
   mu_pass_lock();
   if (prepare(p)) {
+    make_exclusive(p->run);
     unsigned n = window_units(s);
     for (unsigned u = 0; u < s->units_per_run; u += n) {
       struct window w = {.first = u, .n = (unsigned)mu_min(n, s->units_per_run - u)};
@@ -693,6 +702,7 @@ static uint32_t candidates(unsigned c, unsigned unit_pages, const struct mu_pass
 size_t mu_pass_class(unsigned c, const struct mu_pass_policy *policy) {
   const struct mu_size_class *k = &mu_classes[c];
   struct mu_class_heap *h = &mu_class_heaps[c];
+  mu_reap_runs(c);
   mu_class_lock(c);
   uint32_t room = h->run_count;
   size_t free_slots = h->used_spans * k->slots - h->live_slots;

@@ -34,6 +34,11 @@
 
 enum { WATCHDOG_SECONDS = 25 };
 
+__attribute__((noreturn)) static void skip(const char *why) {
+  dprintf(STDERR_FILENO, "%s: %s\n", why, strerror(errno));
+  _exit(TEST_SKIPPED);
+}
+
 static uint64_t seed;
 
 static void set_watchdog(void) {
@@ -61,6 +66,7 @@ static struct object {
   uint32_t size;
   uint64_t seed;
 } objects[SLOTS]; /* slot i belongs to thread i % THREADS */
+static size_t slots = SLOTS;
 
 static const uint32_t sizes[] = {16,  16,  24,  32,  48,   64,   64,   80,   100,  128,  128,   160,   256,
                                  272, 300, 320, 512, 1000, 1024, 1500, 2000, 3000, 5000, 20000, 40000, 300000};
@@ -135,25 +141,25 @@ static void *mutate(void *argument) {
   size_t me = (size_t)(uintptr_t)argument;
   struct rng rng = rng_from(seed, 100 + me);
   while (!stop) {
-    for (int i = 0; i < 300 && !stop; i++) change(&objects[me + THREADS * rng_below(&rng, SLOTS / THREADS)], &rng);
+    for (int i = 0; i < 300 && !stop; i++) change(&objects[me + THREADS * rng_below(&rng, slots / THREADS)], &rng);
     sleep_ns(2000000); /* passes want a moment of quiet */
   }
   return NULL;
 }
 
 static void verify_all(void) {
-  for (size_t i = 0; i < SLOTS; i++) verify(&objects[i]);
+  for (size_t i = 0; i < slots; i++) verify(&objects[i]);
 }
 
 static void build(void) {
   struct rng rng = rng_from(seed, 1);
-  for (size_t i = 0; i < SLOTS; i++) make(&objects[i], &rng, i % 100 ? SMALL_SIZES : SIZES);
-  for (size_t i = 0; i < SLOTS; i++)
+  for (size_t i = 0; i < slots; i++) make(&objects[i], &rng, i % 100 ? SMALL_SIZES : SIZES);
+  for (size_t i = 0; i < slots; i++)
     if (rng_below(&rng, KEEP_ONE_IN)) discard(&objects[i]);
 }
 
 static void discard_all(void) {
-  for (size_t i = 0; i < SLOTS; i++) discard(&objects[i]);
+  for (size_t i = 0; i < slots; i++) discard(&objects[i]);
 }
 
 /* A child may do with its copy what it likes. */
@@ -161,7 +167,7 @@ static void child_checks(unsigned changes) {
   set_watchdog();
   verify_all();
   struct rng rng = rng_from(seed, (uint64_t)getpid());
-  for (unsigned i = 0; i < changes; i++) change(&objects[rng_below(&rng, SLOTS)], &rng);
+  for (unsigned i = 0; i < changes; i++) change(&objects[rng_below(&rng, slots)], &rng);
   verify_all();
   _exit(0);
 }
@@ -197,11 +203,12 @@ static void work(unsigned ms, void (*between)(void)) {
   discard_all();
 }
 
-static unsigned worker_ms = 300;
-
+/* worker [MILLISECONDS [SLOTS]] */
 static void run_worker(char **arguments) {
-  if (*arguments) worker_ms = (unsigned)strtoul(*arguments, NULL, 10);
-  work(worker_ms, NULL);
+  unsigned ms = arguments[0] ? (unsigned)strtoul(arguments[0], NULL, 10) : 300;
+  if (arguments[0] && arguments[1]) slots = strtoul(arguments[1], NULL, 10);
+  CHECK(slots >= THREADS && slots <= SLOTS);
+  work(ms, NULL);
 }
 
 /* ---- descriptors --------------------------------------------------------------------------------------------------
@@ -414,7 +421,7 @@ static void refuse(int number, int error) {
   };
   struct sock_fprog filter = {.len = sizeof program / sizeof *program, .filter = program};
   CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
-  if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) < 0) _exit(TEST_SKIPPED);
+  if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) < 0) skip("no seccomp filter can be set");
 }
 
 /* seccomp NAME ERRNO CASE... */
@@ -513,7 +520,7 @@ static void run_mlockall(char **arguments) {
   if (late) work(200, NULL);
   if (mlockall(flags) < 0) {
     CHECK(errno == ENOMEM || errno == EPERM || errno == EAGAIN);
-    _exit(TEST_SKIPPED);
+    skip("mlockall");
   }
   work(600, NULL);
   CHECK(munlockall() == 0);
@@ -532,7 +539,7 @@ static void run_mlock(char **arguments) {
       between[i] = malloc(size);
       CHECK(p[i] && between[i]);
       memset(p[i], 0xa5, size);
-      if (mlock(p[i], size) < 0) _exit(TEST_SKIPPED);
+      if (mlock(p[i], size) < 0) skip("mlock");
     }
     for (int i = 0; i < LOCKED; i++) free(p[i]);
     sleep_ns(200000000); /* unused memory is given back meanwhile */
@@ -663,36 +670,24 @@ static void run_dontneed(char **arguments) {
 
 enum { LATE = 4000, LATE_BYTES = 1024, LATE_KEPT = 16 };
 
-/* Every other object is written at once, so that its unit is worth meshing; the rest at any later moment. */
-static void *appear(void *argument) {
-  struct rng rng = rng_from(seed, 50 + (uint64_t)(uintptr_t)argument);
-  unsigned char *late[LATE];
-  while (!stop) {
-    for (size_t i = 0; i < LATE; i++) CHECK((late[i] = malloc(LATE_BYTES)) != NULL);
-    for (size_t i = 0; i < LATE; i++)
-      if (i % LATE_KEPT) free(late[i]);
-    for (size_t i = 0; i < LATE; i += 2 * LATE_KEPT) pattern_fill(late[i], LATE_BYTES, i);
-    for (size_t i = LATE_KEPT; i < LATE; i += 2 * LATE_KEPT) {
-      pattern_fill(late[i], LATE_BYTES, i);
-      if (!stop) sleep_ns(rng_below(&rng, 40000));
-    }
-    for (size_t i = 0; i < LATE; i += LATE_KEPT) {
-      CHECK_PATTERN(late[i], LATE_BYTES, i);
-      free(late[i]);
-    }
+static void appear(void) {
+  static unsigned char *late[LATE];
+  for (size_t i = 0; i < LATE; i++) CHECK((late[i] = malloc(LATE_BYTES)) != NULL);
+  for (size_t i = 0; i < LATE; i++)
+    if (i % LATE_KEPT) free(late[i]);
+  for (size_t i = 0; i < LATE; i += LATE_KEPT) {
+    pattern_fill(late[i], LATE_BYTES, i);
+    sleep_ns(20000);
   }
-  return NULL;
+  for (size_t i = 0; i < LATE; i += LATE_KEPT) {
+    CHECK_PATTERN(late[i], LATE_BYTES, i);
+    free(late[i]);
+  }
 }
 
 static void run_late(char **arguments) {
   (void)arguments;
-  enum { N = 4 };
-  pthread_t threads[N];
-  stop = false;
-  for (size_t i = 0; i < N; i++) CHECK(pthread_create(&threads[i], NULL, appear, (void *)(uintptr_t)i) == 0);
-  sleep_ns(duration_ns(3000));
-  stop = true;
-  for (size_t i = 0; i < N; i++) CHECK(pthread_join(threads[i], NULL) == 0);
+  for (uint64_t end = now_ns() + duration_ns(4000); now_ns() < end;) appear();
 }
 
 /* ---- which case ---------------------------------------------------------------------------------------------------

@@ -186,7 +186,7 @@ static inline size_t pattern_check(const void *p, size_t n, uint64_t seed) {
 #define CHECK_PATTERN(p, n, seed)                                                                                      \
   do {                                                                                                                 \
     size_t good_ = pattern_check((p), (n), (seed));                                                                    \
-    if (good_ != (n)) FAIL("%zu bytes at %p are wrong from offset %zu", (size_t)(n), (const void *)(p), good_);              \
+    if (good_ != (n)) FAIL("%zu bytes at %p are wrong from offset %zu", (size_t)(n), (const void *)(p), good_);        \
   } while (0)
 
 /* ---- the library ---- */

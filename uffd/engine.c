@@ -35,18 +35,20 @@ static void give_up(const char *why) {
   atomic_store_explicit(&mu_engine.tier, MU_TIER_NONE, memory_order_release);
 }
 
+void mu_engine_own_descriptors(void) {
+  mu_engine.own_table = mu_sys_call(MU_SYS_close_range, 0, (long)~0U, MU_CLOSE_RANGE_UNSHARE, 0, 0, 0) == 0;
+  /* Descriptors 0 to 2 stay taken: nothing that prints to them may reach a file of ours. */
+  for (int fd = 0; mu_engine.own_table && fd <= 2; fd++)
+    if (mu_open("/dev/null", O_RDWR | O_CLOEXEC) < 0) mu_open("/", O_RDONLY | O_CLOEXEC);
+}
+
 void mu_engine_start(void) {
-  /* From here on, whatever the program does to its descriptors does not reach ours. */
-  long r = mu_sys_call(MU_SYS_close_range, 0, (long)~0U, MU_CLOSE_RANGE_UNSHARE, 0, 0, 0);
   mu_engine.page = getauxval(AT_PAGESZ);
   mu_engine.shift = (unsigned)__builtin_ctzl(mu_engine.page);
-  if (r < 0) {
+  if (!mu_engine.own_table) {
     give_up("no descriptor table of our own: close_range is refused (needs Linux 5.9)");
     return;
   }
-  /* Descriptors 0 to 2 stay taken: nothing that prints to them may reach a file of ours. */
-  for (int fd = 0; fd <= 2; fd++)
-    if (mu_open("/dev/null", O_RDWR | O_CLOEXEC) < 0) mu_open("/", O_RDONLY | O_CLOEXEC);
   mu_engine.pagemap = mu_open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
   if (mu_engine.pagemap < 0) {
     give_up("/proc/self/pagemap cannot be read");
@@ -69,7 +71,9 @@ void mu_engine_stop(void) {
   if (mu_engine.pagemap >= 0) mu_close(mu_engine.pagemap);
   if (mu_engine.scratch) mu_munmap(mu_engine.scratch, MU_MAX_BARRIER_PAGES * mu_engine.page);
   mu_reclaim_idle();
+  bool own_table = mu_engine.own_table;
   mu_engine_forget();
+  mu_engine.own_table = own_table;
 }
 
 void mu_engine_forget(void) {
@@ -120,7 +124,7 @@ bool mu_no_pins(void) {
 }
 
 bool mu_program_stands_still(void) {
-  return two_tasks() && mu_no_pins() && !has_ring();
+  return mu_engine.own_table && two_tasks() && mu_no_pins() && !has_ring();
 }
 
 /* ---- residency -----------------------------------------------------------------------------------------------------
@@ -139,4 +143,18 @@ int mu_resident(const void *start, unsigned pages, uint64_t *present, uint64_t *
     if ((entry[i] & MU_PM_PRESENT) && (entry[i] & MU_PM_EXCLUSIVE) && !(entry[i] & MU_PM_FILE)) *movable |= bit;
   }
   return 0;
+}
+
+bool mu_make_exclusive(void *start, unsigned pages) {
+  uint64_t present, movable;
+  if (mu_resident(start, pages, &present, &movable) < 0) return false;
+  for (unsigned page = 0, n; page < pages; page += n) {
+    bool ours = movable >> page & 1;
+    for (n = 1; page + n < pages && (movable >> (page + n) & 1) == ours; n++) {
+    }
+    if (ours && mu_madvise((char *)start + ((size_t)page << mu_engine.shift), (size_t)n << mu_engine.shift,
+                           MU_MADV_POPULATE_WRITE) < 0)
+      return false;
+  }
+  return !(present & ~movable);
 }

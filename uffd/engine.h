@@ -13,7 +13,13 @@ enum { MU_MAX_BARRIER_PAGES = 64 };
 enum mu_tier { MU_TIER_UNKNOWN, MU_TIER_FULL, MU_TIER_FULL_WP, MU_TIER_USER, MU_TIER_NONE };
 
 /*
- * Makes the calling thread's descriptor table its own, finds the best tier that is allowed, and in the full tiers opens
+ * First thing in the mesher thread: makes its descriptor table its own, so that whatever the program does to its
+ * descriptors does not reach ours. Where that is refused, nothing here ever opens one, and there is no meshing.
+ */
+void mu_engine_own_descriptors(void);
+
+/*
+ * Finds the best tier that is allowed, and in the full tiers opens
  * userfaultfd and starts the fault thread. Never fails: the worst result is MU_TIER_NONE.
  */
 void mu_engine_start(void);
@@ -33,6 +39,12 @@ void mu_engine_forget(void);
 /* Whether the calling thread has the capability that allows full userfaultfd; gives it up, for good. */
 bool mu_caps_have_ptrace(void);
 bool mu_caps_drop_ptrace(void);
+
+/*
+ * After a fork the kernel moves no page from before until it has been written. Does what a write would do to the pages
+ * of the range that no other process maps any more. True when that is all of them.
+ */
+bool mu_make_exclusive(void *start, unsigned pages);
 
 /* ---- barrier: while it is closed, every touch of the range waits, unless mentioned below ------------------------- */
 

@@ -34,6 +34,7 @@ struct mu_barrier {
 extern struct mu_barrier mu_barrier;
 
 struct mu_engine {
+  bool own_table; /* the mesher's descriptors are its own */
   int uffd;
   int pagemap;
   _Atomic uint32_t tier;

@@ -31,7 +31,8 @@ static bool ring_ready(void) {
   if (r.state == 0) {
     struct io_uring_params p = {.flags = IORING_SETUP_CLAMP};
     /* Its worker would be a thread more, where we must know that there is none. */
-    bool refused = !mu_options.ring || mu_engine_tier() > MU_TIER_FULL_WP || mu_sys_refused(MU_SYS_io_uring_setup);
+    bool refused = !mu_engine.own_table || !mu_options.ring || mu_engine_tier() > MU_TIER_FULL_WP ||
+                   mu_sys_refused(MU_SYS_io_uring_setup);
     r.state = !refused && io_uring_queue_init_params(ENTRIES, &r.ring, &p) == 0 ? 1 : -1;
     /* Not inherited: a child would share the queues' memory. liburing's mappings are few and of known place. */
     if (r.state == 1) io_uring_ring_dontfork(&r.ring);
@@ -136,7 +137,7 @@ int mu_fallocate(int fd, uint64_t offset, size_t len) {
  */
 
 static bool drop_by_vector(const struct mu_range *ranges, size_t n) {
-  if (r.vector < 0) return false;
+  if (r.vector < 0 || !mu_engine.own_table) return false;
   if (r.pidfd < 0) r.pidfd = (int)mu_sys_call(MU_SYS_pidfd_open, mu_pid(), 0, 0, 0, 0, 0);
   struct iovec iov[VECTOR];
   size_t bytes = 0;

@@ -53,6 +53,7 @@ static bool has_barrier(void) {
 }
 
 static void *engine_thread(void *unused) {
+  mu_engine_own_descriptors();
   mu_engine_start();
   tier = mu_engine_tier();
   if (has_barrier() || mu_options.best_tier == MU_TIER_NONE) body();

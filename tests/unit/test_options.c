@@ -16,7 +16,7 @@ static const struct option {
     {"MESH_UFFD_MESH", &mu_options.mesh, 0, 1, 1},
     {"MESH_UFFD_CPU_PERCENT", &mu_options.cpu_percent, 1, 100, 5},
     {"MESH_UFFD_PAUSE_US", &mu_options.pause_us, 20, 100000, 200},
-    {"MESH_UFFD_DECAY_MS", &mu_options.decay_ms, 0, 3600000, 1000},
+    {"MESH_UFFD_DECAY_MS", &mu_options.decay_ms, 0, 1800000, 1000},
     {"MESH_UFFD_MAPPINGS", &mu_options.mapping_share, 0, 100, 80},
     {"MESH_UFFD_DROP_CAPS", &mu_options.drop_caps, 0, 1, 0},
     {"MESH_UFFD_RING", &mu_options.ring, 0, 1, 1},

@@ -73,9 +73,10 @@ Test(size_class, spans_divide_runs_and_slots_fit_into_spans) {
 }
 
 static void check_bitmap_room(const struct mu_size_class *k, unsigned c, size_t page) {
-  size_t stride = mu_round_up(offsetof(struct mu_mini_heap, bitmap) + page / 16 / 8, 64);
-  CHECK(offsetof(struct mu_mini_heap, bitmap) + k->words * sizeof(uint64_t) <= stride, "class %u, pages of %zu", c,
-        page);
+  size_t needed = offsetof(struct mu_mini_heap, bitmap) + k->words * sizeof(uint64_t);
+  CHECK(k->meta >= needed && k->meta % 8 == 0, "class %u, pages of %zu: %u bytes", c, page, k->meta);
+  CHECK(page > 4096 || k->span_pages > 1 || k->meta <= 64, "class %u: %u bytes", c, k->meta);
+  CHECK(k->span_pages == 1 << k->span_shift, "class %u: %u pages", c, k->span_pages);
 }
 
 Test(size_class, bitmaps_fit_into_a_mini_heap) {
