@@ -53,7 +53,7 @@ MU_EXPORT int mesh_uffd_exempt(const void *p) {
 
 MU_EXPORT int malloc_trim(size_t pad) {
   (void)pad;
-  return mu_mesher_compact() > 0;
+  return mu_mesher_purge() > 0; /* meshing may take long, and comes by itself */
 }
 
 MU_EXPORT int mallopt(int parameter, int value) {

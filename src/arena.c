@@ -338,12 +338,13 @@ size_t mu_extent_purge(uint32_t tick, size_t max_pages, mu_drop_fn drop) {
     size_t pages = take_off(page);
     mu_extent_at(page)->state = MU_EXTENT_BUSY; /* neighbours do not merge with it meanwhile */
     mu_lock_release(&mu_extent_lock);
-    drop(mu_page_address(page), pages << mu_arena.page_shift);
+    bool dropped = drop(mu_page_address(page), pages << mu_arena.page_shift);
     if (pages > 2) drop_metadata(page, pages, drop);
     mu_lock_take(&mu_extent_lock);
     forget(page);
-    insert_merged(page, pages, MU_EXTENT_CLEAN);
+    insert_merged(page, pages, dropped ? MU_EXTENT_CLEAN : MU_EXTENT_DIRTY);
     mu_lock_release(&mu_extent_lock);
+    if (!dropped) break;
     done += pages;
   }
   return done;

@@ -60,7 +60,7 @@ static void child(void) {
   count_fork();
   renew_locks();
   mu_mesher_forget();
-  mu_registry_adopt();
+  mu_registry_forget_others();
   mark_process();
 }
 

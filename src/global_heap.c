@@ -224,7 +224,7 @@ static size_t fullest(const struct mu_class_heap *h) {
   return h->bins[MU_EMPTY_BIN] ? h->bins[MU_EMPTY_BIN] : h->bins[MU_CLEAN_BIN];
 }
 
-uint32_t mu_claim(unsigned c, void **out, uint32_t n, uint64_t *rng) {
+uint32_t mu_claim(unsigned c, void **out, uint32_t n, uint64_t *rng, bool *grown) {
   struct mu_class_heap *h = &mu_class_heaps[c];
   const struct mu_size_class *k = &mu_classes[c];
   bool grew = false;
@@ -249,8 +249,7 @@ uint32_t mu_claim(unsigned c, void **out, uint32_t n, uint64_t *rng) {
   }
   mu_lock_release(&h->lock);
   shuffle(out, got, rng);
-  mu_note_activity();
-  if (MU_UNLIKELY(grew) && mu_on_growth) mu_on_growth();
+  *grown = grew;
   return got;
 }
 

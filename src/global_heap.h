@@ -36,8 +36,9 @@ extern _Atomic uint64_t mu_mesh_mappings;
 
 void mu_global_heap_init(void);
 
-/* Claims up to n free slots of the class into out, in random order. Returns how many; 0 when memory is out. */
-uint32_t mu_claim(unsigned size_class, void **out, uint32_t n, uint64_t *rng);
+/* Claims up to n free slots of the class into out, in random order. Returns how many; 0 when memory is out. Calls
+ * nobody back: once the slots are where they belong, the caller is to call mu_after_claim. */
+uint32_t mu_claim(unsigned size_class, void **out, uint32_t n, uint64_t *rng, bool *grown);
 
 /* Gives slots of the class back. Each is checked: aborts on one that is not a live slot. */
 void mu_give_back(unsigned size_class, void *const *slots, uint32_t n);
@@ -112,6 +113,11 @@ extern _Atomic uint32_t mu_mesher_listens;
 extern void (*mu_on_activity)(void);
 static inline void mu_note_activity(void) {
   if (MU_UNLIKELY(atomic_load_explicit(&mu_mesher_listens, memory_order_relaxed))) mu_on_activity();
+}
+/* May allocate, and come here again. */
+static inline void mu_after_claim(bool grown) {
+  mu_note_activity();
+  if (MU_UNLIKELY(grown) && mu_on_growth) mu_on_growth();
 }
 
 #endif

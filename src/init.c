@@ -12,8 +12,18 @@
 /* What a static program's malloc refers to, so that this file is linked with it. */
 const char mu_init_linked = 1;
 
-__attribute__((constructor(101))) static void before_main(void) {
-  if (environ && !getauxval(AT_SECURE)) mu_options_read(environ);
+/* The first constructor of the process (-z initfirst): so our fork handlers are the innermost, and those of other
+ * libraries may allocate. libc has not set environ yet, but passes it. */
+__attribute__((constructor(101))) static void before_main(int argc, char **argv, char **envp) {
+#ifdef __GLIBC__
+  char *const *env = envp;
+#else
+  char *const *env = environ;
+#endif
+  (void)argc;
+  (void)argv;
+  (void)envp;
+  if (env && !getauxval(AT_SECURE)) mu_options_read(env);
   mu_threads_init();
   if (!mu_heap_ready()) return;
   mu_fork_init();

@@ -56,9 +56,36 @@ static long forking_call(long n, long a, long b, long c, long d, long e, long f)
   return r;
 }
 
+typedef pid_t (*fork_fn)(void);
+typedef int (*clone_fn)(int (*)(void *), void *, int, void *, ...);
+
+/* libc's own, which keep its records of threads right; looked up before main, since that may allocate. */
+static fork_fn libc_fork;
+static clone_fn libc_clone;
+
+__attribute__((constructor(102))) static void look_up(void) {
+  libc_fork = (fork_fn)dlsym(RTLD_NEXT, "_Fork");
+  libc_clone = (clone_fn)dlsym(RTLD_NEXT, "clone");
+}
+
+static pid_t plain_fork(void) {
+  return (pid_t)checked(mu_sys_raw(SYS_clone, SIGCHLD, 0, 0, 0, 0, 0));
+}
+
 MU_EXPORT pid_t _Fork(void);
 pid_t _Fork(void) {
-  return (pid_t)checked(forking_call(SYS_clone, SIGCHLD, 0, 0, 0, 0, 0));
+  sigset_t all, before;
+  struct mu_raw_fork state;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  mu_raw_fork_prepare(&state);
+  pid_t r = libc_fork ? libc_fork() : plain_fork();
+  if (r == 0)
+    mu_raw_fork_child(&state);
+  else
+    mu_raw_fork_parent(&state);
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  return r;
 }
 
 /* clone: the child runs a function, on a copy of this frame. */
@@ -77,26 +104,23 @@ static int run_child(void *arg) {
   return c->fn(c->arg);
 }
 
-typedef int (*clone_fn)(int (*)(void *), void *, int, void *, ...);
-
 MU_EXPORT int clone(int (*fn)(void *), void *stack, int flags, void *arg, ...);
 int clone(int (*fn)(void *), void *stack, int flags, void *arg, ...) {
-  clone_fn real = (clone_fn)dlsym(RTLD_NEXT, "clone");
   va_list rest;
   va_start(rest, arg);
   void *parent_tid = va_arg(rest, void *), *tls = va_arg(rest, void *), *child_tid = va_arg(rest, void *);
   va_end(rest);
-  if (!real) {
+  if (!libc_clone) {
     errno = ENOSYS;
     return -1;
   }
-  if (flags & CLONE_VM) return real(fn, stack, flags, arg, parent_tid, tls, child_tid);
+  if (flags & CLONE_VM) return libc_clone(fn, stack, flags, arg, parent_tid, tls, child_tid);
   struct child c = {.fn = fn, .arg = arg};
   sigset_t all;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &c.mask);
   mu_raw_fork_prepare(&c.state);
-  int r = real(run_child, stack, flags, &c, parent_tid, tls, child_tid), saved = errno;
+  int r = libc_clone(run_child, stack, flags, &c, parent_tid, tls, child_tid), saved = errno;
   mu_raw_fork_parent(&c.state);
   pthread_sigmask(SIG_SETMASK, &c.mask, NULL);
   errno = saved;

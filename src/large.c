@@ -76,7 +76,8 @@ static void *move(struct mu_extent *m, void *p, size_t pages) {
   long got = mu_sys_call(MU_SYS_mremap, (long)p, (long)bytes, (long)bytes,
                          MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, (long)mu_page_address(to), 0);
   if (got < 0 && got > -4096) {
-    mu_extent_free(to, pages, zeroed);
+    /* It may have unmapped the target before it failed: only fresh memory can be handed out again. */
+    if (mu_fresh_mapping(mu_page_address(to), pages << mu_arena.page_shift)) mu_extent_free(to, pages, true);
     return NULL;
   }
   bool was_moved = m->moved;

@@ -32,8 +32,8 @@ enum {
 
 struct mu_mesher_counters mu_mesher_counters;
 
-enum { NOT_STARTED, RUNNING, CANNOT };
-enum { WANT_COMPACT = 1, WANT_TURN = 2, WANT_ENGINE = 4 };
+enum { NOT_STARTED, RUNNING };
+enum { WANT_COMPACT = 1, WANT_TURN = 2, WANT_ENGINE = 4, WANT_PURGE = 8 };
 
 static struct {
   _Atomic uint32_t state;
@@ -45,6 +45,8 @@ static struct {
   _Atomic uint32_t paused;
   _Atomic uint32_t wants_turn; /* sync tiers: a pass would pay, if the program's one thread lends us a moment */
   pthread_t thread;
+  int pid;           /* of the process that this is about */
+  uint32_t attempts; /* that failed */
   int64_t budget_ns; /* processor time that may be spent now */
   uint64_t last_wall, last_cpu;
   uint64_t ops_seen;
@@ -54,9 +56,9 @@ static struct {
 /* ---- reclaim -------------------------------------------------------------------------------------------------------
  */
 
-static void drop_one(void *start, size_t len) {
+static bool drop_one(void *start, size_t len) {
   struct mu_range range = {start, len};
-  mu_drop(&range, 1);
+  return mu_drop(&range, 1);
 }
 
 static size_t purge_extents(uint32_t tick) {
@@ -95,8 +97,9 @@ static size_t purge_empty_spans(unsigned c, uint32_t tick) {
     mu_pass_lock();
     n = mu_empty_take(c, pages, BATCH, tick);
     if (n) {
-      mu_drop(ranges, ranges_of(pages, n, span_bytes, ranges));
-      mu_empty_return(c, pages, n, true);
+      bool dropped = mu_drop(ranges, ranges_of(pages, n, span_bytes, ranges));
+      mu_empty_return(c, pages, n, dropped);
+      if (!dropped) n = 0; /* tried again when they are old enough again */
       done += n;
     }
     mu_pass_unlock();
@@ -181,6 +184,10 @@ static bool meshing_may_pay(void) {
   return bytes >> mu_arena.page_shift >= MIN_PAGES_A_PLAN;
 }
 
+static size_t purge_now(void) {
+  return purge(atomic_load_explicit(&mu_tick, memory_order_relaxed)) << mu_arena.page_shift;
+}
+
 static size_t compact_fully(void) {
   struct mu_pass_policy policy = {.quiet_ticks = 0, .min_pages = 1, .ignore_backoff = true};
   uint32_t now = atomic_load_explicit(&mu_tick, memory_order_relaxed);
@@ -233,6 +240,7 @@ static void answer_requests(void) {
   uint32_t wanted = atomic_exchange_explicit(&m.wanted, 0, memory_order_acq_rel);
   if (wanted & WANT_ENGINE) open_and_drop();
   if (wanted & WANT_TURN) mesh_as_it_pays(true);
+  if (wanted & WANT_PURGE) atomic_store_explicit(&m.freed, purge_now(), memory_order_relaxed);
   if (wanted & WANT_COMPACT) atomic_store_explicit(&m.freed, compact_fully(), memory_order_relaxed);
   atomic_store_explicit(&m.answered, asked, memory_order_release);
   mu_futex_wake(&m.answered, INT32_MAX);
@@ -276,6 +284,7 @@ static void *run(void *unused) {
     tick();
     int64_t ns = nap();
     if (ns < 0) {
+      mu_packs_seal_all(); /* an open one keeps its memory when nobody maps it any more */
       mu_reclaim_idle();
       atomic_store_explicit(&mu_mesher_listens, 1, memory_order_seq_cst);
       if (ops_so_far() != m.ops_seen) ns = 0;
@@ -307,6 +316,7 @@ static void request(uint32_t what) {
 
 /* The mesher listens, and something has changed: called by whoever changed it, without locks. */
 static void activity(void) {
+  if (mu_pid() != m.pid) return;
   if (!atomic_exchange_explicit(&mu_mesher_listens, 0, memory_order_relaxed)) return;
   if (atomic_exchange_explicit(&m.wants_turn, 0, memory_order_relaxed))
     request(WANT_TURN);
@@ -314,12 +324,19 @@ static void activity(void) {
     ring_bell();
 }
 
+enum { RETRY_EVERY = 64 }; /* calls to start, after one that failed */
+
+/* Not in a vfork child, which has our memory but is another process. */
 static void start(void) {
   uint32_t not_started = NOT_STARTED;
+  if (atomic_load_explicit(&m.state, memory_order_relaxed) != NOT_STARTED || mu_pid() != m.pid) return;
+  if (m.attempts && m.attempts++ % RETRY_EVERY) return;
   if (!atomic_compare_exchange_strong_explicit(&m.state, &not_started, RUNNING, memory_order_acq_rel,
                                                memory_order_relaxed))
     return;
-  if (mu_thread_create(&m.thread, run) != 0) atomic_store_explicit(&m.state, CANNOT, memory_order_release);
+  if (mu_thread_create(&m.thread, run) == 0) return;
+  m.attempts = 1;
+  atomic_store_explicit(&m.state, NOT_STARTED, memory_order_release);
 }
 
 static void grown(void) {
@@ -328,10 +345,11 @@ static void grown(void) {
 }
 
 static bool is_running(void) {
-  return atomic_load_explicit(&m.state, memory_order_acquire) == RUNNING;
+  return atomic_load_explicit(&m.state, memory_order_acquire) == RUNNING && mu_pid() == m.pid;
 }
 
 void mu_mesher_init(void) {
+  m.pid = mu_pid();
   mu_on_activity = activity;
   mu_on_growth = grown;
   grown();
@@ -353,6 +371,15 @@ size_t mu_mesher_compact(void) {
   return atomic_load_explicit(&m.freed, memory_order_relaxed);
 }
 
+size_t mu_mesher_purge(void) {
+  if (!mu_heap_ready()) return 0;
+  start();
+  if (!is_running()) return 0;
+  mu_thread_flush();
+  request(WANT_PURGE);
+  return atomic_load_explicit(&m.freed, memory_order_relaxed);
+}
+
 void mu_mesher_pause(void) {
   atomic_fetch_add_explicit(&m.paused, 1, memory_order_relaxed);
   mu_pass_lock(); /* one that is under way ends first */
@@ -369,6 +396,7 @@ void mu_mesher_forget(void) {
   mu_packs_forget();
   uint32_t paused = atomic_load_explicit(&m.paused, memory_order_relaxed);
   memset(&m, 0, sizeof m);
+  m.pid = mu_pid();
   atomic_store_explicit(&m.paused, paused, memory_order_relaxed);
   atomic_store_explicit(&mu_mesher_listens, 0, memory_order_relaxed);
 }

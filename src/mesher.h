@@ -13,6 +13,8 @@ void mu_mesher_init(void);
 
 /* Compacts as far as it goes, now; returns bytes given back. Blocks until done. */
 size_t mu_mesher_compact(void);
+/* Gives unused pages back, now; returns bytes. */
+size_t mu_mesher_purge(void);
 void mu_mesher_pause(void);
 void mu_mesher_resume(void);
 

@@ -3,6 +3,7 @@
 #include "src/arena.h"
 #include "src/mesher.h"
 #include "src/sys.h"
+#include <errno.h>
 #include <sys/mman.h>
 
 /* Each open pack costs a descriptor of the mesher's own table, of which even small limits leave some dozens. */
@@ -57,7 +58,12 @@ struct mu_pack *mu_pack_create(unsigned size_class, unsigned unit_pages, unsigne
   pack->bits = (uint64_t *)(void *)(pack + 1);
   pack->made = pack->bits + (size_t)units * words;
   pack->live = (uint32_t *)(void *)(pack->made + made);
-  if (mu_file_create(&pack->file, pages << mu_arena.page_shift) < 0) {
+  int r = mu_file_create(&pack->file, pages << mu_arena.page_shift);
+  if (r == -EMFILE && mu_packs) {
+    seal_oldest();
+    r = mu_file_create(&pack->file, pages << mu_arena.page_shift);
+  }
+  if (r < 0) {
     mu_scratch_free(pack, bytes);
     return NULL;
   }
@@ -123,6 +129,18 @@ bool mu_pack_prepare(struct mu_pack *pack, size_t first, uint64_t mask) {
     mark_made(pack, first + from, n);
   }
   return true;
+}
+
+void mu_packs_seal_unused(void) {
+  for (struct mu_pack **at = &mu_packs; *at;) {
+    struct mu_pack *pack = *at;
+    if (pack->founded) {
+      at = &pack->next;
+      continue;
+    }
+    *at = pack->next;
+    destroy(pack);
+  }
 }
 
 void mu_packs_seal_all(void) {

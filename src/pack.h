@@ -31,6 +31,8 @@ struct mu_pack *mu_pack_create(unsigned size_class, unsigned unit_pages, unsigne
 bool mu_pack_prepare(struct mu_pack *pack, size_t first, uint64_t mask);
 /* Begins to, so that they are there when they are needed. */
 void mu_pack_prepare_ahead(struct mu_pack *pack, size_t first, uint64_t mask);
+/* Seals and frees those that nothing was put into. */
+void mu_packs_seal_unused(void);
 /* Seals and frees all of them; a child forgets them. */
 void mu_packs_seal_all(void);
 void mu_packs_forget(void);

@@ -50,7 +50,7 @@ static uint64_t mappings_of_process(void) {
   char buf[8192];
   uint64_t lines = 0;
   ssize_t n;
-  int fd = mu_open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+  int fd = mu_open("/proc/thread-self/maps", O_RDONLY | O_CLOEXEC);
   if (fd < 0) return 0;
   while ((n = mu_read(fd, buf, sizeof buf)) > 0)
     for (ssize_t i = 0; i < n; i++) lines += buf[i] == '\n';
@@ -516,10 +516,13 @@ static void offer_runs(struct plan *p) {
   unsigned upr = p->s.units_per_run, up = p->s.unit_pages;
   for (uint32_t i = 0; i < p->count; i++) {
     uint64_t present, movable;
+    make_exclusive(p->runs[i]);
+    /* What the kernel would not move is not offered: shared with a child, for the most part. */
+    if (mu_resident(mu_page_address(first_page(p->runs[i])), MU_RUN_PAGES, &present, &movable) < 0) continue;
+    if (mu_engine_tier() == MU_TIER_FULL && (present & ~movable)) continue;
     mu_class_lock(p->s.size_class);
     if (worth_closing(&p->s, p->runs[i])) read_bits(&p->s, p->runs[i], live + (size_t)i * upr * q->words);
     mu_class_unlock(p->s.size_class);
-    mu_resident(mu_page_address(first_page(p->runs[i])), MU_RUN_PAGES, &present, &movable);
     for (unsigned u = 0; u < upr; u++)
       pages[i * upr + u] =
           (uint32_t)__builtin_popcountll(present >> (u * up) & (up == 64 ? ~(uint64_t)0 : ((uint64_t)1 << up) - 1));
@@ -599,8 +602,8 @@ static size_t carry_out(struct plan *p, const struct mu_pass_policy *policy) {
   size_t saved = 0, words = (size_t)p->s.words * p->s.units_per_run;
   pass.s = &p->s;
   pass.bits = words <= sizeof bits / 8 ? bits : mu_scratch_alloc(words * 8);
-  if (!pass.bits || !found_files(p)) return 0;
-  for (int anchors = 1; anchors >= 0; anchors--)
+  bool ready = pass.bits && found_files(p);
+  for (int anchors = ready ? 1 : -1; anchors >= 0; anchors--)
     for (uint32_t i = 0; i < p->count && !out_of_time(policy); i++) {
       if (p->search.role[i] != (anchors ? MU_RUN_ANCHOR : MU_RUN_EVACUATED)) continue;
       if (!mappings_left(p->s.units_per_run)) break;
@@ -612,6 +615,7 @@ static size_t carry_out(struct plan *p, const struct mu_pass_policy *policy) {
       if (anchors) note_founded(&pass);
     }
   if (pass.bits != bits) mu_scratch_free(pass.bits, words * 8);
+  mu_packs_seal_unused();
   return saved;
 }
 

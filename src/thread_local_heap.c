@@ -113,21 +113,28 @@ void mu_threads_init(void) {
   if (registry.key_ready && mu_tlh != &empty_heap && mu_tlh != &ended_heap) pthread_setspecific(registry.key, mu_tlh);
 }
 
+/* A thread without a heap of its own takes slot by slot. */
+static void *claim_one(unsigned c) {
+  void *one = NULL;
+  uint64_t rng = (uintptr_t)&one | 1;
+  bool grown = false;
+  if (!heap_ready() || !mu_claim(c, &one, 1, &rng, &grown)) return NULL;
+  mu_after_claim(grown);
+  return one;
+}
+
 void *mu_malloc_refill(unsigned c) {
   mu_check_forked();
-  struct mu_thread_local_heap *t = mu_tlh;
-  if (MU_UNLIKELY(t == &empty_heap || t == &ended_heap)) {
-    if (!thread_started()) {
-      void *one = NULL;
-      uint64_t rng = (uintptr_t)&one | 1;
-      return heap_ready() && mu_claim(c, &one, 1, &rng) ? one : NULL;
-    }
-    t = mu_tlh;
-  }
-  struct mu_shuffle_vector *v = &t->vectors[c];
-  uint32_t n = mu_claim(c, v->slots, mu_classes[c].batch, &t->rng);
-  v->count = n;
-  return mu_vector_pop(v);
+  if (MU_UNLIKELY(mu_tlh == &empty_heap || mu_tlh == &ended_heap) && !thread_started()) return claim_one(c);
+  struct mu_shuffle_vector *v = &mu_tlh->vectors[c];
+  void *p = mu_vector_pop(v); /* a thread's start may have allocated, and filled it */
+  if (p) return p;
+  bool grown;
+  v->count = mu_claim(c, v->slots, mu_classes[c].batch, &mu_tlh->rng, &grown);
+  p = mu_vector_pop(v);
+  /* Only now that the vector is whole again: what is called may allocate. */
+  mu_after_claim(grown);
+  return p;
 }
 
 void mu_free_overflow(void *p, unsigned c) {
@@ -163,12 +170,14 @@ void mu_registry_renew(void) {
   mu_lock_renew(&registry.lock);
 }
 
-void mu_registry_adopt(void) {
+/* What other threads had in their vectors stays claimed for good: a slot taken from a vector that was copied before may
+ * be in use in memory that was copied after. Their heaps serve new threads. */
+void mu_registry_forget_others(void) {
   struct mu_thread_local_heap *t = registry.in_use, *next;
   for (; t; t = next) {
     next = t->next;
     if (t == mu_tlh) continue;
-    flush(t);
+    for (unsigned c = 1; c < MU_CLASSES; c++) t->vectors[c].count = 0;
     retire(t);
   }
 }

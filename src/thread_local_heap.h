@@ -8,12 +8,12 @@
 
 #include "src/global_heap.h"
 
-/* 512 bytes and aligned so: never straddles a page, so a forked child sees count and slots of one moment. */
+/* A power of two, so that vectors are found by a shift. */
 struct mu_shuffle_vector {
   uint32_t count, cap; /* slots[0..count) are free slots of this thread's; cap 0: push nothing */
   void *slots[MU_VECTOR_ROOM];
 };
-_Static_assert(sizeof(struct mu_shuffle_vector) == 512, "a vector must not straddle a page");
+_Static_assert(sizeof(struct mu_shuffle_vector) == 512, "a power of two");
 
 struct mu_thread_local_heap {
   struct mu_shuffle_vector vectors[MU_CLASSES]; /* [0]: always empty, cap 0 */
@@ -42,8 +42,8 @@ void mu_thread_flush(void);
 void mu_registry_lock(void);
 void mu_registry_unlock(void);
 void mu_registry_renew(void);
-/* In a forked child: gives back what was in the vectors of threads that do not exist here. */
-void mu_registry_adopt(void);
+/* In a forked child: the heaps of threads that do not exist here are free; their slots stay claimed. */
+void mu_registry_forget_others(void);
 
 static inline void *mu_vector_pop(struct mu_shuffle_vector *v) {
   uint32_t n = v->count;

@@ -39,7 +39,7 @@ static bool all_zero(const void *p, size_t n) {
 #define CHECK_NO_MEMORY(expression)                                                                                    \
   do {                                                                                                                 \
     errno = 0;                                                                                                         \
-    void *no_memory_ = (expression);                                                                                   \
+    void *volatile no_memory_ = (expression);                                                                          \
     CHECK(no_memory_ == NULL && #expression);                                                                          \
     CHECK_EXACT(errno == ENOMEM && #expression);                                                                       \
   } while (0)
@@ -289,7 +289,8 @@ static void test_alignment(void) {
 
   if (exact) {
     errno = 0;
-    CHECK(memalign(opaque_size(SIZE_MAX / 2 + 2), 1) == NULL && errno == EINVAL);
+    void *volatile refused = memalign(opaque_size(SIZE_MAX / 2 + 2), 1);
+    CHECK(refused == NULL && errno == EINVAL);
     CHECK_NO_MEMORY(memalign(opaque_size((size_t)1 << 62), opaque_size(1)));
     CHECK_NO_MEMORY(aligned_alloc(opaque_size((size_t)1 << 62), opaque_size(1)));
     CHECK_NO_MEMORY(valloc(opaque_size(SIZE_MAX)));

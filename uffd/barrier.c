@@ -61,47 +61,59 @@ static bool without_barrier(void) {
 enum { MOVE_TRIES = 4 };
 
 /* Which pages of the range are resident in scratch: after any error of UFFDIO_MOVE only the page tables tell what was
- * moved (Linux 6.18 before 6.18.51 can report an error for what it did move). */
-static uint64_t arrived(unsigned pages) {
-  uint64_t present = 0, movable;
-  while (mu_resident(in_scratch(0), pages, &present, &movable) == -EINTR) {
-  }
-  return present;
+ * moved (Linux 6.18 before 6.18.51 can report an error for what it did move). False: nobody knows. */
+static bool arrived(unsigned pages, uint64_t *present) {
+  uint64_t movable;
+  int r;
+  do r = mu_resident(in_scratch(0), pages, present, &movable);
+  while (r == -EINTR);
+  return r == 0;
 }
 
-/* Moves a stretch of present pages out. Returns the mask of those that arrived. */
-static uint64_t move_out(unsigned page, unsigned n) {
-  uint64_t want = mask_of(page, n), have = 0;
-  for (int i = 0; i < MOVE_TRIES; i++) {
-    uint64_t missing = want & ~have;
+/* Moves a stretch of present pages out. Sets *have to the mask of those that arrived. False: nobody knows. */
+static bool move_out(unsigned page, unsigned n, uint64_t *have) {
+  uint64_t want = mask_of(page, n), present;
+  *have = 0;
+  for (int i = 0; i < MOVE_TRIES && (want & ~*have); i++) {
+    uint64_t missing = want & ~*have;
     unsigned from = (unsigned)__builtin_ctzll(missing), len = stretch(missing, from, page + n);
     size_t moved, bytes = (size_t)len << mu_engine.shift;
     int r = move(in_scratch(from), in_run(from), bytes, MU_UFFDIO_MOVE_DONTWAKE, &moved);
     if (r == 0 && moved == bytes) {
-      have |= mask_of(from, len);
-    } else {
-      have = arrived(mu_barrier.pages) & want;
-      missing = want & ~have;
-      if (r != -EAGAIN && missing) {
-        /* This page is refused: pinned, locked, shared, gone. Go on behind it. */
-        want &= ~(missing & -missing);
-        mu_count(&mu_engine_counters.refused, 1);
-        i--; /* want has one page less: this ends */
-      }
+      *have |= mask_of(from, len);
+      continue;
     }
-    if (!(want & ~have)) break;
+    if (!arrived(mu_barrier.pages, &present)) return false;
+    *have = present & want;
+    missing = want & ~*have;
+    if (r != -EAGAIN && missing) {
+      /* This page is refused: pinned, locked, shared, gone. Go on behind it. */
+      want &= ~(missing & -missing);
+      mu_count(&mu_engine_counters.refused, 1);
+      i--; /* want has one page less: this ends */
+    }
   }
-  return have;
+  return true;
 }
 
-static uint64_t close_by_moving(uint64_t present) {
-  uint64_t have = 0;
+/* Sets *have to the pages that are in scratch now. False: nobody knows. */
+static bool close_by_moving(uint64_t present, uint64_t *have) {
+  *have = 0;
   for (unsigned page = 0; page < mu_barrier.pages;) {
+    uint64_t more;
     unsigned n = stretch(present, page, mu_barrier.pages);
-    if (n) have |= move_out(page, n);
+    if (n && !move_out(page, n, &more)) return false;
+    if (n) *have |= more;
     page += n ? n : 1;
   }
-  return have;
+  return true;
+}
+
+/* What is in scratch before anything was moved there would be taken for it: mlockall fills it, and cannot be undone. */
+static bool scratch_is_empty(void) {
+  uint64_t present;
+  if (!arrived(MU_MAX_BARRIER_PAGES, &present)) return false;
+  return !present || (mu_make_scratch() && arrived(MU_MAX_BARRIER_PAGES, &present) && !present);
 }
 
 static int protect(unsigned page, unsigned n, uint64_t mode) {
@@ -119,9 +131,9 @@ static int arm(void) {
 }
 
 /* Waiters are woken by it as well. */
-static void disarm(void) {
+static int disarm(void) {
   struct uffdio_range r = range_of(0, mu_barrier.pages);
-  mu_ioctl(mu_engine.uffd, UFFDIO_UNREGISTER, &r);
+  return mu_ioctl(mu_engine.uffd, UFFDIO_UNREGISTER, &r);
 }
 
 static void set_phase(enum mu_phase phase) {
@@ -135,6 +147,8 @@ static void wait_for_fault_thread(void) {
   while (atomic_load_explicit(&mu_barrier.busy, memory_order_acquire))
     mu_sys_call(MU_SYS_sched_yield, 0, 0, 0, 0, 0, 0);
 }
+
+static void disarm_or_break(void);
 
 /* Write-protection does not stop who holds a pin already; one taken from now on waits like any store. */
 static int close_by_protecting(void) {
@@ -153,20 +167,27 @@ static int close_pages(uint64_t wanted, uint64_t *present, uint64_t *refused) {
   *present &= wanted;
   if (r < 0 || without_barrier()) return r;
   if (!mu_engine.move) return close_by_protecting();
-  uint64_t have = close_by_moving(*present & movable);
-  *refused = *present & ~have;
-  *present = have;
+  uint64_t have;
+  if (close_by_moving(*present & movable, &have)) {
+    *refused = *present & ~have;
+    *present = have;
+  } else {
+    *refused = wanted; /* everything is put back, wherever it is */
+    *present &= movable;
+  }
   return 0;
 }
 
 int mu_barrier_close(void *start, unsigned pages, unsigned unit_pages, uint64_t wanted, uint64_t *refused) {
   uint64_t present;
+  if (atomic_load_explicit(&mu_engine.broken, memory_order_relaxed)) return -EIO;
+  if (mu_engine.move && !scratch_is_empty()) return -EBUSY;
   mu_barrier.start = start;
   mu_barrier.pages = pages;
   mu_barrier.unit_pages = unit_pages;
   set_phase(MU_PHASE_CLOSING);
   int r = without_barrier() ? 0 : arm();
-  if (r == 0 && (r = close_pages(wanted, &present, refused)) < 0 && !without_barrier()) disarm();
+  if (r == 0 && (r = close_pages(wanted, &present, refused)) < 0 && !without_barrier()) disarm_or_break();
   if (r < 0) {
     set_phase(MU_PHASE_OPEN);
     wait_for_fault_thread();
@@ -252,22 +273,42 @@ static uint64_t not_remapped(void) {
 }
 
 /* The kernel would not move this page back: its bytes go instead. */
-static void copy_back(unsigned page) {
+static bool copy_back(unsigned page) {
   struct uffdio_copy c = {
       .dst = (uintptr_t)in_run(page), .src = (uintptr_t)in_scratch(page), .len = (uint64_t)1 << mu_engine.shift};
-  if (mu_ioctl(mu_engine.uffd, UFFDIO_COPY, &c) == 0) mu_madvise(in_scratch(page), mu_engine.page, MADV_DONTNEED);
+  int r = mu_ioctl(mu_engine.uffd, UFFDIO_COPY, &c);
+  return r == 0 || r == -EEXIST; /* there already: a copy of before whose page in scratch could not be dropped */
 }
 
-/* Nothing that still counts may be left in scratch. */
-static void empty_scratch(void) {
+/* Nothing that still counts may be left in scratch. False: something is. */
+static bool empty_scratch(void) {
   uint64_t left, home = not_remapped();
-  for (int i = 0; (left = arrived(mu_barrier.pages) & home) != 0; i++) {
+  for (int i = 0; arrived(mu_barrier.pages, &left); i++) {
+    left &= home;
+    if (!left) return true;
     unsigned page = (unsigned)__builtin_ctzll(left);
     if (i < MU_MAX_BARRIER_PAGES)
       mu_put_back(page, 1);
+    else if (copy_back(page))
+      home &= ~mask_of(page, 1);
     else
-      copy_back(page);
+      return false;
   }
+  return false;
+}
+
+/* A range that stays registered: nothing in it may be a hole, or its touch would wait for ever. */
+static void fill_holes(void) {
+  for (unsigned page = 0; page < mu_barrier.pages; page++) mu_fill_zero(page);
+}
+
+enum { DISARM_TRIES = 8 };
+
+static void disarm_or_break(void) {
+  for (int i = 0; i < DISARM_TRIES; i++)
+    if (disarm() == 0) return;
+  atomic_store_explicit(&mu_engine.broken, 1, memory_order_release);
+  fill_holes();
 }
 
 void mu_barrier_open(void) {
@@ -282,7 +323,11 @@ void mu_barrier_open(void) {
   set_phase(MU_PHASE_OPEN);
   if (without_barrier()) return;
   wait_for_fault_thread();
-  if (mu_engine.move) empty_scratch();
-  disarm();
-  if (mu_engine.move) mu_madvise(mu_engine.scratch, (size_t)mu_barrier.pages << mu_engine.shift, MADV_DONTNEED);
+  bool empty = !mu_engine.move || empty_scratch();
+  if (!empty) atomic_store_explicit(&mu_engine.broken, 1, memory_order_release);
+  disarm_or_break();
+  /* Disarming wakes only who waits for what was still registered, and an event may never have been read. */
+  mu_wake(0, mu_barrier.pages);
+  if (empty && mu_engine.move)
+    mu_madvise(mu_engine.scratch, (size_t)mu_barrier.pages << mu_engine.shift, MADV_DONTNEED);
 }

@@ -30,6 +30,8 @@
 /* Linux 5.14 */
 #define MU_MADV_POPULATE_READ  22
 #define MU_MADV_POPULATE_WRITE 23
+/* Linux 5.18 */
+#define MU_MADV_DONTNEED_LOCKED 24
 
 /* Linux 6.8 */
 struct mu_uffdio_move {

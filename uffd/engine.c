@@ -13,7 +13,7 @@ struct mu_engine_counters mu_engine_counters;
 
 /* Pages in transit. Registered for write-protection only: it makes scratch a destination for UFFDIO_MOVE, while our own
  * read of a hole in it just reads zeros. Not inherited: a child must not see half a pass. */
-static bool make_scratch(void) {
+bool mu_make_scratch(void) {
   int err;
   size_t len = MU_MAX_BARRIER_PAGES * mu_engine.page;
   void *at = mu_mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0, &err);
@@ -24,13 +24,17 @@ static bool make_scratch(void) {
     mu_munmap(at, len);
     return false;
   }
+  if (mu_engine.scratch) mu_munmap(mu_engine.scratch, len);
   mu_engine.scratch = at;
   return true;
 }
 
 static void give_up(const char *why) {
   if (mu_engine.uffd >= 0) mu_close(mu_engine.uffd);
+  if (mu_engine.scratch) mu_munmap(mu_engine.scratch, MU_MAX_BARRIER_PAGES * mu_engine.page);
   mu_engine.uffd = -1;
+  mu_engine.scratch = NULL;
+  mu_engine.move = false;
   mu_format(mu_engine.why, sizeof mu_engine.why, "%s", why);
   atomic_store_explicit(&mu_engine.tier, MU_TIER_NONE, memory_order_release);
 }
@@ -49,14 +53,14 @@ void mu_engine_start(void) {
     give_up("no descriptor table of our own: close_range is refused (needs Linux 5.9)");
     return;
   }
-  mu_engine.pagemap = mu_open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+  mu_engine.pagemap = mu_open("/proc/thread-self/pagemap", O_RDONLY | O_CLOEXEC);
   if (mu_engine.pagemap < 0) {
     give_up("/proc/self/pagemap cannot be read");
     return;
   }
   mu_tier_probe();
   if (mu_engine.uffd < 0) return;
-  if (mu_engine.move && !make_scratch()) {
+  if (mu_engine.move && !mu_make_scratch()) {
     give_up("no memory for pages in transit");
     return;
   }
@@ -104,7 +108,7 @@ static bool has_ring(void) {
   size_t kept = 0;
   bool found = false;
   ssize_t n;
-  int fd = mu_open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+  int fd = mu_open("/proc/thread-self/maps", O_RDONLY | O_CLOEXEC);
   if (fd < 0) return true;
   while (!found && (n = mu_read(fd, buf + kept, 4096)) > 0) {
     found = memmem(buf, kept + (size_t)n, word, sizeof word - 1) != NULL;
@@ -118,9 +122,9 @@ static bool has_ring(void) {
 
 bool mu_no_pins(void) {
   char text[4096];
-  if (mu_read_file("/proc/self/status", text, sizeof text) <= 0) return false;
-  const char *pin = strstr(text, "VmPin:");
-  return pin && strtoul(pin + 6, NULL, 10) == 0;
+  if (mu_read_file("/proc/thread-self/status", text, sizeof text) <= 0) return false;
+  const char *locked = strstr(text, "VmLck:"), *pinned = strstr(text, "VmPin:");
+  return locked && pinned && strtoul(locked + 6, NULL, 10) == 0 && strtoul(pinned + 6, NULL, 10) == 0;
 }
 
 bool mu_program_stands_still(void) {

@@ -27,7 +27,7 @@ enum mu_tier mu_engine_tier(void);
 /* In the tiers without a barrier: whether the program stands still, so that none is needed. It must have one thread,
  * which waits for us, and nothing the kernel may still write for it. */
 bool mu_program_stands_still(void);
-/* False where the kernel holds pins that the barrier cannot see. */
+/* False where memory is pinned or locked, which only moving pages finds out. */
 bool mu_no_pins(void);
 /* One line for people: why it is this tier, and what would raise it. */
 const char *mu_engine_why(void);
@@ -68,7 +68,8 @@ uint64_t mu_barrier_present(void);
 /* Maps n claimed units, from `first` on, privately onto the file at `offset`, and wakes who waits for them. False: not
  * mapped; they stay claimed. */
 bool mu_barrier_remap(unsigned first, unsigned n, int fd, uint64_t offset);
-/* Opens the barrier: what was not remapped is as before, everybody goes on. */
+/* Opens the barrier: what was not remapped is as before, everybody goes on. Should the kernel refuse to restore
+ * something, no barrier is closed ever again. */
 void mu_barrier_open(void);
 
 /* ---- mesh files ----------------------------------------------------------------------------------------------------
@@ -98,8 +99,9 @@ struct mu_range {
   void *start;
   size_t len;
 };
-/* Makes ranges of private anonymous memory read as zeros, their pages given back. Done when it returns. */
-void mu_drop(const struct mu_range *ranges, size_t n);
+/* Makes ranges of private anonymous memory read as zeros, their pages given back. Done when it returns. False: some may
+ * be as they were. */
+bool mu_drop(const struct mu_range *ranges, size_t n);
 /* Has freshly remapped memory mapped in the background, so that the program does not take the minor faults. Nothing
  * depends on it. */
 void mu_populate(void *start, size_t len);

@@ -59,6 +59,13 @@ static void resolve(unsigned page) {
     mu_wake(page, 1); /* DONE */
 }
 
+/* Of a barrier that is open again. Once no barrier is closed any more, what is still registered is filled. */
+static void answer_late(uintptr_t address) {
+  struct uffdio_zeropage z = {.range = {address, mu_engine.page}};
+  bool broken = atomic_load_explicit(&mu_engine.broken, memory_order_acquire);
+  if (!broken || mu_ioctl(mu_engine.uffd, UFFDIO_ZEROPAGE, &z) < 0) wake_address(address);
+}
+
 static void handle(const struct uffd_msg *msg) {
   if (msg->event != UFFD_EVENT_PAGEFAULT) return;
   uintptr_t address = msg->arg.pagefault.address & ~(uintptr_t)(mu_engine.page - 1);
@@ -70,7 +77,7 @@ static void handle(const struct uffd_msg *msg) {
   if (closed && page < mu_barrier.pages)
     resolve((unsigned)page);
   else
-    wake_address(address); /* of a barrier that is open again */
+    answer_late(address);
   atomic_store_explicit(&mu_barrier.busy, 0, memory_order_release);
   uint64_t took = mu_now_ns() - began;
   mu_count(&mu_engine_counters.faults, 1);

@@ -40,6 +40,7 @@ struct mu_engine {
   _Atomic uint32_t tier;
   bool move; /* the barrier moves pages to scratch; else it write-protects them */
   char *scratch;
+  _Atomic uint32_t broken; /* the kernel refused to restore something: no barrier is closed any more */
   size_t page;
   unsigned shift;
   char why[256];
@@ -48,6 +49,9 @@ extern struct mu_engine mu_engine;
 
 /* Opens userfaultfd as well as is allowed; sets tier, uffd, move and why. */
 void mu_tier_probe(void);
+
+/* Fresh memory for pages in transit, in place of what there was. */
+bool mu_make_scratch(void);
 
 int mu_fault_thread_start(void);
 void mu_fault_thread_stop(void);

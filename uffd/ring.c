@@ -17,11 +17,14 @@ enum { ENTRIES = 128, VECTOR = 512 };
 static struct {
   struct io_uring ring;
   int state;  /* 0 not tried, 1 in use, -1 refused */
-  int vector; /* 0 not tried, 1 works, -1 refused */
+  int vector; /* -1: refused */
   int pidfd;
 } r = {.pidfd = -1};
 
-/* Operations under way that nobody waits for yet. */
+/* What a completion is for: an operation whose failure matters, or one that nothing depends on. */
+enum { OPTIONAL, NEEDED };
+
+/* Operations under way that nobody waits for yet. The error stays until somebody asks for it. */
 static struct {
   unsigned count;
   int first_error;
@@ -50,32 +53,34 @@ static void ring_broken(void) {
   r.state = -1;
 }
 
+static void finish_ahead(void);
+
 void mu_reclaim_idle(void) {
-  mu_ring_wait();
+  finish_ahead();
   ring_end();
   if (r.pidfd >= 0) mu_close(r.pidfd);
   r.pidfd = -1;
-  if (r.vector == 1) r.vector = 0;
 }
 
 void mu_reclaim_forget(void) {
   ahead.count = 0;
+  ahead.first_error = 0;
   r.state = r.vector = 0;
   r.pidfd = -1;
 }
 
-/* Submits what is queued and waits for n completions, handing each result to `done`. False when the ring failed: how
- * many operations were carried out is not known then, so all of them must be done again by other means (they may be).
+/* Submits what is queued and waits for n completions. The first error of one that is needed goes to *first_error, if
+ * there is none yet. False when the ring failed: how many operations were carried out is not known then, so all of them
+ * must be done again by other means (they may be).
  */
 static bool ring_finish(unsigned n, int *first_error) {
-  *first_error = 0;
   if (mu_sys_refused(MU_SYS_io_uring_enter)) return false;
   while (n) {
     struct io_uring_cqe *cqe;
     int e = io_uring_submit_and_wait(&r.ring, 1);
     if (e < 0 && e != -EINTR && e != -EAGAIN && e != -EBUSY) return false;
     while (n && io_uring_peek_cqe(&r.ring, &cqe) == 0) {
-      if (cqe->res < 0 && !*first_error) *first_error = cqe->res;
+      if (cqe->res < 0 && !*first_error && io_uring_cqe_get_data64(cqe) == NEEDED) *first_error = cqe->res;
       io_uring_cqe_seen(&r.ring, cqe);
       mu_count(&mu_engine_counters.ops_ring, 1);
       n--;
@@ -87,34 +92,40 @@ static bool ring_finish(unsigned n, int *first_error) {
 /* ---- ahead of time -------------------------------------------------------------------------------------------------
  */
 
-static struct io_uring_sqe *next_entry(void) {
-  struct io_uring_sqe *sqe = ahead.count < ENTRIES ? io_uring_get_sqe(&r.ring) : NULL;
-  if (!sqe && mu_ring_wait() == 0) sqe = io_uring_get_sqe(&r.ring);
-  return sqe;
+static void finish_ahead(void) {
+  unsigned n = ahead.count;
+  ahead.count = 0;
+  if (!n || ring_finish(n, &ahead.first_error)) return;
+  ring_broken();
+  if (!ahead.first_error) ahead.first_error = -EIO;
 }
 
 int mu_ring_wait(void) {
-  unsigned n = ahead.count;
+  finish_ahead();
   int error = ahead.first_error;
-  ahead.count = 0;
   ahead.first_error = 0;
-  if (!n) return error;
-  if (ring_finish(n, &error)) return error;
-  ring_broken();
-  return -EIO;
+  return error;
 }
 
-static void begin(void) {
+static struct io_uring_sqe *next_entry(void) {
+  struct io_uring_sqe *sqe = ahead.count < ENTRIES ? io_uring_get_sqe(&r.ring) : NULL;
+  if (sqe) return sqe;
+  finish_ahead();
+  return ring_ready() ? io_uring_get_sqe(&r.ring) : NULL;
+}
+
+/* What cannot be submitted now goes with the next, or when it is waited for. */
+static void begin(struct io_uring_sqe *sqe, uint64_t what) {
+  io_uring_sqe_set_data64(sqe, what);
   ahead.count++;
-  int e = mu_sys_refused(MU_SYS_io_uring_enter) ? -EAGAIN : io_uring_submit(&r.ring);
-  if (e < 0) ahead.first_error = e; /* submitted with the next, or found out by mu_ring_wait */
+  if (!mu_sys_refused(MU_SYS_io_uring_enter)) io_uring_submit(&r.ring);
 }
 
 bool mu_ring_fallocate_begin(int fd, uint64_t offset, size_t len) {
   struct io_uring_sqe *sqe = ring_ready() ? next_entry() : NULL;
   if (!sqe) return false;
   io_uring_prep_fallocate(sqe, fd, 0, (off_t)offset, (off_t)len);
-  begin();
+  begin(sqe, NEEDED);
   return true;
 }
 
@@ -122,7 +133,7 @@ void mu_populate(void *start, size_t len) {
   struct io_uring_sqe *sqe = ring_ready() ? next_entry() : NULL;
   if (!sqe) return;
   io_uring_prep_madvise(sqe, start, (off_t)len, MU_MADV_POPULATE_READ);
-  begin();
+  begin(sqe, OPTIONAL);
 }
 
 int mu_fallocate(int fd, uint64_t offset, size_t len) {
@@ -147,37 +158,51 @@ static bool drop_by_vector(const struct mu_range *ranges, size_t n) {
   }
   long done =
       r.pidfd < 0 ? -EPERM : mu_sys_call(MU_SYS_process_madvise, r.pidfd, (long)iov, (long)n, MADV_DONTNEED, 0, 0);
-  r.vector = done == (long)bytes ? 1 : -1;
-  if (r.vector == 1) mu_count(&mu_engine_counters.ops_vector, n);
-  return r.vector == 1;
+  if (done == (long)bytes) mu_count(&mu_engine_counters.ops_vector, n);
+  return done == (long)bytes;
 }
 
 static bool drop_by_ring(const struct mu_range *ranges, size_t n) {
   if (!ring_ready()) return false;
-  mu_ring_wait(); /* completions are counted, not told apart */
+  finish_ahead(); /* completions are counted, not told apart */
   for (size_t done = 0; done < n;) {
     unsigned batch = 0;
-    int error;
-    for (struct io_uring_sqe *sqe; done + batch < n && batch < ENTRIES && (sqe = io_uring_get_sqe(&r.ring)); batch++)
-      io_uring_prep_madvise(sqe, ranges[done + batch].start, (long)ranges[done + batch].len, MADV_DONTNEED);
-    if (!ring_finish(batch, &error) || error) {
+    int error = 0;
+    for (struct io_uring_sqe *sqe; done + batch < n && batch < ENTRIES && (sqe = io_uring_get_sqe(&r.ring)); batch++) {
+      io_uring_prep_madvise(sqe, ranges[done + batch].start, (off_t)ranges[done + batch].len, MADV_DONTNEED);
+      io_uring_sqe_set_data64(sqe, NEEDED);
+    }
+    if (!batch || !ring_finish(batch, &error)) {
       ring_broken();
       return false;
     }
+    if (error) return false;
     done += batch;
   }
   return true;
 }
 
-static void drop_plainly(const struct mu_range *ranges, size_t n) {
-  for (size_t i = 0; i < n; i++) mu_madvise(ranges[i].start, ranges[i].len, MADV_DONTNEED);
+/* Memory that the program has locked is dropped all the same: it is not the program's any more. */
+static bool drop_plainly(const struct mu_range *ranges, size_t n) {
+  bool all = true;
+  for (size_t i = 0; i < n; i++)
+    all &= mu_madvise(ranges[i].start, ranges[i].len, MADV_DONTNEED) == 0 ||
+           mu_madvise(ranges[i].start, ranges[i].len, MU_MADV_DONTNEED_LOCKED) == 0;
   mu_count(&mu_engine_counters.ops_plain, n);
+  return all;
 }
 
-void mu_drop(const struct mu_range *ranges, size_t n) {
-  for (size_t i = 0; i < n; i += VECTOR) {
-    size_t batch = mu_min(n - i, VECTOR);
-    if (batch == 1 || (!drop_by_vector(ranges + i, batch) && !drop_by_ring(ranges + i, batch)))
-      drop_plainly(ranges + i, batch);
-  }
+static bool drop_batch(const struct mu_range *ranges, size_t n) {
+  if (n > 1 && drop_by_vector(ranges, n)) return true;
+  if (n > 1 && drop_by_ring(ranges, n)) return true;
+  bool all = drop_plainly(ranges, n);
+  /* What works one by one and not as a vector: a kernel, or a sandbox, that does not allow the vector. */
+  if (all && n > 1) r.vector = -1;
+  return all;
+}
+
+bool mu_drop(const struct mu_range *ranges, size_t n) {
+  bool all = true;
+  for (size_t i = 0; i < n; i += VECTOR) all &= drop_batch(ranges + i, mu_min(n - i, VECTOR));
+  return all;
 }

@@ -19,8 +19,8 @@
 
 static bool zeroed;
 
-static void drop_for_real(void *start, size_t len) {
-  madvise(start, len, MADV_DONTNEED);
+static bool drop_for_real(void *start, size_t len) {
+  return madvise(start, len, MADV_DONTNEED) == 0;
 }
 
 static size_t get(size_t pages, size_t align) {
@@ -197,7 +197,7 @@ Test(arena, a_refused_growth_changes_nothing) {
 
 static struct { size_t calls, page, pages, table_bytes; } dropped;
 
-static void drop_and_note(void *start, size_t len) {
+static bool drop_and_note(void *start, size_t len) {
   size_t page = mu_page_of(start);
   dropped.calls++;
   if (page < mu_arena.reserved) {
@@ -209,7 +209,7 @@ static void drop_and_note(void *start, size_t len) {
     CHECK((char *)start + len <= (char *)mu_extent_at(dropped.page + dropped.pages - 1), "too late");
     dropped.table_bytes += len;
   }
-  drop_for_real(start, len);
+  return drop_for_real(start, len);
 }
 
 Test(arena, the_oldest_is_dropped_first_and_the_young_not_at_all) {
@@ -361,10 +361,10 @@ static void model_grow(void) {
 static uint32_t purge_tick;
 
 /* While memory is dropped others allocate and free. */
-static void drop_in_model(void *start, size_t len) {
+static bool drop_in_model(void *start, size_t len) {
   size_t page = mu_page_of(start), pages = len >> mu_arena.page_shift;
   drop_for_real(start, len);
-  if (page >= mu_arena.reserved) return;
+  if (page >= mu_arena.reserved) return true;
   for (size_t i = page; i < page + pages; i++) {
     MUST(model.kind[i] == UNUSED_DIRTY, "page %zu is dropped", SEED, i);
     MUST((int32_t)(model.dirty_since[i] - purge_tick) <= 0, "page %zu is too young", SEED, i);
@@ -374,6 +374,7 @@ static void drop_in_model(void *start, size_t len) {
   model.dirty -= pages;
   for (uint32_t n = mu_rng_below(&model.rng, 4); n; n--) mu_rng_below(&model.rng, 2) ? model_alloc() : model_free();
   for (size_t i = page; i < page + pages; i++) model.kind[i] = UNUSED_CLEAN;
+  return true;
 }
 
 static void model_purge(void) {

@@ -86,7 +86,7 @@ static void check_class(unsigned c) {
 }
 
 static uint32_t claim(unsigned c, void **out, uint32_t n) {
-  uint32_t got = mu_claim(c, out, n, &model.rng);
+  uint32_t got = mu_claim(c, out, n, &model.rng, &(bool){false});
   MUST(got >= 1 && got <= n, "%u of %u slots", SEED, got, n);
   for (uint32_t i = 0; i < got; i++) {
     struct mu_place at = mu_place_of(mu_run_of(mu_page_of(out[i])), out[i]);
@@ -228,10 +228,10 @@ static int no_mprotect(enum mu_sys call, uint64_t index) {
 Test(global_heap, nothing_is_claimed_when_memory_is_out) {
   void *out[BATCH];
   mu_sys_hook = no_mprotect;
-  cr_assert_eq(mu_claim(1, out, BATCH, &model.rng), 0);
+  cr_assert_eq(mu_claim(1, out, BATCH, &model.rng, &(bool){false}), 0);
   mu_sys_hook = NULL;
   check_class(1);
-  cr_assert_gt(mu_claim(1, out, BATCH, &model.rng), 0);
+  cr_assert_gt(mu_claim(1, out, BATCH, &model.rng, &(bool){false}), 0);
 }
 
 Test(global_heap, slots_come_in_random_order) {
@@ -258,17 +258,23 @@ static void count_activity(void) {
   active++;
 }
 
-Test(global_heap, growth_and_activity_are_announced_without_locks) {
-  void *out[2];
+Test(global_heap, growth_and_activity_are_announced_when_the_caller_is_ready) {
+  void *out[4];
+  bool grew;
   mu_on_growth = count_growth;
   mu_on_activity = count_activity;
-  claim(1, out, 2);
+  cr_assert_eq(mu_claim(1, out, 2, &model.rng, &grew), 2);
+  cr_assert(grew);
+  cr_assert_eq(grown, 0, "mu_claim itself calls nobody back");
+  mu_after_claim(grew);
   cr_assert_eq(grown, 1);
   cr_assert_eq(active, 0);
   atomic_store(&mu_mesher_listens, 1);
   give_back(1, out, 2);
   cr_assert_eq(active, 1);
-  claim(1, out, 2);
+  cr_assert_eq(mu_claim(1, out, 2, &model.rng, &grew), 2);
+  cr_assert(!grew);
+  mu_after_claim(grew);
   cr_assert_eq(active, 2);
   cr_assert_eq(grown, 1);
 }

@@ -176,7 +176,7 @@ static enum mu_sys refused_call;
 
 static int refuse_one(enum mu_sys call, uint64_t index) {
   (void)index;
-  return call == refused_call ? EMFILE : 0;
+  return call == refused_call ? ENOMEM : 0;
 }
 
 Test(pack, a_pack_that_cannot_be_made_leaves_nothing_behind) {
