@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "src/global_heap.h"
 #include "src/log.h"
+#include "src/mesh_files.h"
 #include "src/rng.h"
 #include "src/span_table.h"
 #include <errno.h>
@@ -168,6 +169,10 @@ static bool run_destroy(struct mu_class_heap *h, uint32_t r) {
   size_t page = (size_t)r * MU_RUN_PAGES;
   bool was_meshed = run->meshed;
   if (was_meshed && !mu_fresh_mapping(mu_page_address(page), MU_RUN_PAGES * mu_arena.page_size)) return false;
+  for (unsigned u = 0; was_meshed && u < (unsigned)MU_RUN_PAGES >> run->unit_log; u++) {
+    struct mu_packed_place at = mu_unit_place(r, 1U << run->unit_log, u);
+    if (at.file) mu_file_unref(at.file);
+  }
   bool touched = false;
   for (size_t at = page; at < page + MU_RUN_PAGES; at += k->span_pages) {
     struct mu_mini_heap *span = mu_mini_heap(at);
@@ -322,34 +327,114 @@ void mu_run_close(uint32_t r) {
   }
 }
 
-static void settle_span(struct mu_class_heap *h, struct mu_run *run, size_t page, bool meshed) {
-  const struct mu_size_class *k = &mu_classes[run->size_class];
-  struct mu_mini_heap *span = mu_mini_heap(page);
-  if (span->state != MU_SPAN_CLOSED) return;
-  if (!meshed) {
-    span->state = MU_SPAN_OPEN;
-    enlist(h, page, bin_for(k, span));
-    return;
-  }
-  if (span->live == 0 && (span->flags & MU_MH_TOUCHED)) h->touched_empty--;
-  span->state = MU_SPAN_MESHED;
-  span->flags |= MU_MH_TOUCHED;
-  h->meshed_slots += span->live;
-  for (size_t i = page; i < page + k->span_pages; i++) __atomic_store_n(&mu_arena.page_map[i], 0, __ATOMIC_RELAXED);
+void mu_run_hold(uint32_t r) {
+  mu_arena.runs[r].closed = 1;
 }
 
-void mu_run_settle(uint32_t r, uint32_t unit_pages, uint64_t meshed) {
+struct mu_packed_place mu_unit_place(uint32_t r, unsigned unit_pages, unsigned unit) {
+  const struct mu_mini_heap *span = mu_mini_heap((size_t)r * MU_RUN_PAGES + (size_t)unit * unit_pages);
+  if (span->state != MU_SPAN_MESHED) return (struct mu_packed_place){0, 0};
+  return (struct mu_packed_place){span->next, span->prev};
+}
+
+static void map_span(const struct mu_size_class *k, size_t page, uint8_t value) {
+  for (size_t i = page; i < page + k->span_pages; i++) __atomic_store_n(&mu_arena.page_map[i], value, __ATOMIC_RELAXED);
+}
+
+static void open_span(struct mu_class_heap *h, const struct mu_size_class *k, size_t page) {
+  struct mu_mini_heap *span = mu_mini_heap(page);
+  span->state = MU_SPAN_OPEN;
+  span->bin = MU_NO_BIN;
+  enlist(h, page, bin_for(k, span));
+}
+
+static void mesh_span(struct mu_class_heap *h, const struct mu_size_class *k, size_t page,
+                      struct mu_packed_place where) {
+  struct mu_mini_heap *span = mu_mini_heap(page);
+  if (span->state != MU_SPAN_MESHED) {
+    if (span->live == 0 && (span->flags & MU_MH_TOUCHED)) h->touched_empty--;
+    h->meshed_slots += span->live;
+  }
+  span->state = MU_SPAN_MESHED;
+  span->flags |= MU_MH_TOUCHED;
+  span->next = where.file;
+  span->prev = where.unit;
+  map_span(k, page, 0);
+}
+
+/* A meshed unit without a live slot: its mapping is replaced, if the kernel lets us. */
+static void refresh_unit(struct mu_class_heap *h, const struct mu_size_class *k, size_t page, uint32_t unit_pages,
+                         uint8_t c) {
+  if (!mu_fresh_mapping(mu_page_address(page), (size_t)unit_pages << mu_arena.page_shift)) return;
+  mu_file_unref(mu_mini_heap(page)->next);
+  for (size_t at = page; at < page + unit_pages; at += k->span_pages) {
+    mu_mini_heap(at)->flags = 0;
+    map_span(k, at, c);
+    open_span(h, k, at);
+  }
+}
+
+static void settle_unit(uint32_t r, unsigned u, uint32_t unit_pages, bool meshed, struct mu_packed_place where) {
+  uint8_t c = mu_arena.runs[r].size_class;
+  struct mu_class_heap *h = &mu_class_heaps[c];
+  const struct mu_size_class *k = &mu_classes[c];
+  struct mu_packed_place before = mu_unit_place(r, unit_pages, u);
+  size_t first = (size_t)r * MU_RUN_PAGES + (size_t)u * unit_pages;
+  if (meshed) {
+    mu_file_ref(where.file);
+    if (before.file) mu_file_unref(before.file);
+  }
+  for (size_t at = first; at < first + unit_pages; at += k->span_pages) {
+    if (meshed)
+      mesh_span(h, k, at, where);
+    else if (mu_mini_heap(at)->state == MU_SPAN_CLOSED)
+      open_span(h, k, at);
+  }
+}
+
+static bool unit_is_dead(const struct mu_size_class *k, size_t page, uint32_t unit_pages) {
+  for (size_t at = page; at < page + unit_pages; at += k->span_pages)
+    if (mu_mini_heap(at)->live || mu_mini_heap(at)->state != MU_SPAN_MESHED) return false;
+  return true;
+}
+
+/* Mappings the run needs: stretches of units that show neighbouring places of one file, or private memory. */
+static uint32_t mappings_of(uint32_t r, uint32_t unit_pages) {
+  uint32_t n = 0;
+  struct mu_packed_place last = {0, 0};
+  for (unsigned u = 0; u < MU_RUN_PAGES / unit_pages; u++) {
+    struct mu_packed_place at = mu_unit_place(r, unit_pages, u);
+    bool goes_on = u && at.file == last.file && (!at.file || at.unit == last.unit + 1);
+    n += !goes_on;
+    last = at;
+  }
+  return n;
+}
+
+static void note_meshed(struct mu_class_heap *h, uint32_t r, uint32_t unit_pages) {
+  struct mu_run *run = &mu_arena.runs[r];
+  bool any = false;
+  for (unsigned u = 0; u < MU_RUN_PAGES / unit_pages; u++) any |= mu_unit_place(r, unit_pages, u).file != 0;
+  h->meshed_runs += (size_t)any - (size_t)run->meshed;
+  run->meshed = any;
+  run->unit_log = (uint8_t)mu_log2(unit_pages);
+  uint32_t mappings = any ? mappings_of(r, unit_pages) : 0;
+  atomic_fetch_add_explicit(&mu_mesh_mappings, (uint64_t)mappings - run->mappings, memory_order_relaxed);
+  run->mappings = mappings;
+}
+
+void mu_run_settle(uint32_t r, uint32_t unit_pages, uint64_t meshed, uint64_t fresh,
+                   const struct mu_packed_place *where) {
   struct mu_run *run = &mu_arena.runs[r];
   struct mu_class_heap *h = &mu_class_heaps[run->size_class];
-  unsigned step = mu_classes[run->size_class].span_pages;
-  size_t first = (size_t)r * MU_RUN_PAGES;
+  const struct mu_size_class *k = &mu_classes[run->size_class];
   run->closed = 0;
-  if (meshed && !run->meshed) {
-    run->meshed = 1;
-    h->meshed_runs++;
+  for (unsigned u = 0; u < MU_RUN_PAGES / unit_pages; u++) {
+    size_t page = (size_t)r * MU_RUN_PAGES + (size_t)u * unit_pages;
+    settle_unit(r, u, unit_pages, meshed >> u & 1, meshed >> u & 1 ? where[u] : (struct mu_packed_place){0, 0});
+    if ((fresh >> u & 1) && unit_is_dead(k, page, unit_pages)) refresh_unit(h, k, page, unit_pages, run->size_class);
   }
-  run->unit_log = (uint8_t)mu_log2(unit_pages);
-  for (size_t i = 0; i < MU_RUN_PAGES; i += step) settle_span(h, run, first + i, meshed >> (i / unit_pages) & 1);
+  note_meshed(h, r, unit_pages);
   if (run->used == 0 && (run->meshed || h->spare_runs > SPARE_RUNS)) run_destroy(h, r);
 }
 

@@ -26,6 +26,7 @@ enum {
   START_BYTES = 8 << 20, /* smaller heaps are left alone: a thread costs more than they hold back */
   PURGE_PAGES = 16384,   /* at most so many in one go, between looks at the clock */
   COMPACT_ROUNDS = 3,
+  MAX_REST_TICKS = 31,
   CALM_TICKS = 5,
   PATIENCE_TICKS = 50, /* a class that is being emptied is waited for, but not for ever */
 };
@@ -51,6 +52,9 @@ static struct {
   uint64_t last_wall, last_cpu;
   uint64_t ops_seen;
   uint32_t unchanged;
+  uint32_t rest, pause; /* ticks left until meshing is tried again; of how many */
+  size_t tried_with;    /* bytes that might be given back when it was last tried */
+  bool deferred;        /* a class was left alone for the moment */
 } m;
 
 /* ---- reclaim -------------------------------------------------------------------------------------------------------
@@ -163,7 +167,10 @@ static size_t mesh(const struct mu_pass_policy *policy, bool waited_for) {
   mu_mapping_budget_refresh();
   mu_pass_choose_units();
   for (unsigned c = 1; c < MU_CLASSES; c++)
-    if (!is_being_emptied(c) || policy->ignore_backoff) pages += mu_pass_class(c, policy);
+    if (!is_being_emptied(c) || policy->ignore_backoff)
+      pages += mu_pass_class(c, policy);
+    else
+      m.deferred = true;
   mu_count(&mu_mesher_counters.freed_bytes, pages << mu_arena.page_shift);
   if (mu_options.validate)
     for (unsigned c = 1; c < MU_CLASSES; c++) {
@@ -174,14 +181,27 @@ static size_t mesh(const struct mu_pass_policy *policy, bool waited_for) {
   return pages;
 }
 
-/* An estimate without any system call: bytes of free slots in spans that hold live ones and are not meshed. */
-static bool meshing_may_pay(void) {
+/* An estimate without any system call: bytes of free slots in spans that hold live ones. */
+static size_t might_give_back(void) {
   size_t bytes = 0;
   for (unsigned c = 1; c < MU_CLASSES; c++) {
     const struct mu_class_heap *h = &mu_class_heaps[c];
     if (mu_classes[c].meshable) bytes += (h->used_spans * mu_classes[c].slots - h->live_slots) * mu_classes[c].size;
   }
-  return bytes >> mu_arena.page_shift >= MIN_PAGES_A_PLAN;
+  return bytes;
+}
+
+/* What did not pay is tried again later and later, unless there is more to gain by now. */
+static bool worth_a_try(void) {
+  size_t bytes = might_give_back();
+  if (bytes >> mu_arena.page_shift < MIN_PAGES_A_PLAN) return false;
+  if (mu_options.eager || bytes > m.tried_with + m.tried_with / 8) m.rest = m.pause = 0;
+  if (m.rest) {
+    m.rest--;
+    return false;
+  }
+  m.tried_with = bytes;
+  return true;
 }
 
 static size_t purge_now(void) {
@@ -219,13 +239,13 @@ static void earn_budget(void) {
   m.last_cpu = cpu;
 }
 
-static void mesh_as_it_pays(bool waited_for) {
+static bool mesh_as_it_pays(bool waited_for) {
   size_t ns = waited_for ? TURN_NS : mu_max((size_t)m.budget_ns, MIN_BUDGET_NS);
   struct mu_pass_policy policy = {.quiet_ticks = mu_options.eager ? 0 : QUIET_TICKS,
                                   .min_pages = mu_options.eager ? 1 : MIN_PAGES_A_PLAN,
                                   .deadline_ns = mu_thread_cpu_ns() + ns,
                                   .ignore_backoff = mu_options.eager};
-  mesh(&policy, waited_for);
+  return mesh(&policy, waited_for) > 0;
 }
 
 /* The capability is used at once and given up. */
@@ -252,8 +272,13 @@ static void tick(void) {
   earn_budget();
   watch_classes();
   if (unused_pages()) purge(now - decay);
-  if (!meshing_may_pay() || (m.budget_ns <= 0 && !mu_options.eager)) return;
-  if (mu_engine_tier() <= MU_TIER_FULL_WP) mesh_as_it_pays(false);
+  if ((m.budget_ns <= 0 && !mu_options.eager) || !worth_a_try()) return;
+  if (mu_engine_tier() <= MU_TIER_FULL_WP) {
+    m.deferred = false;
+    bool paid = mesh_as_it_pays(false);
+    m.pause = paid || m.deferred ? 0 : (uint32_t)mu_min(m.pause * 2 + 1, MAX_REST_TICKS);
+    m.rest = m.pause;
+  }
   if (mu_engine_tier() > MU_TIER_FULL_WP) {
     /* Only while the program's one thread waits for us: it lends us a moment at its next call that takes the slow way.
      */
@@ -267,7 +292,8 @@ static int64_t nap(void) {
   uint64_t ops = ops_so_far();
   m.unchanged = ops == m.ops_seen ? m.unchanged + 1 : 0;
   m.ops_seen = ops;
-  if (m.unchanged > IDLE_TICKS && !unused_pages()) return -1;
+  bool waiting = m.rest || m.budget_ns <= 0 || unused_pages();
+  if (m.unchanged > IDLE_TICKS && !waiting) return -1;
   return (int64_t)(mu_options.eager ? EAGER_TICK_MS : TICK_MS) * 1000000;
 }
 

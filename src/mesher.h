@@ -25,7 +25,6 @@ struct mu_mesher_counters {
   _Atomic uint64_t meshes, meshed_pages, meshed_pages_hwm, freed_bytes, reclaimed_bytes, passes, pass_ns,
       longest_pass_ns;
   _Atomic uint64_t refused_busy, refused_exempt, refused_overlap, refused_shared, refused_mappings;
-  _Atomic uint64_t packed_bytes;
 };
 extern struct mu_mesher_counters mu_mesher_counters;
 

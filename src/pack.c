@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "src/pack.h"
 #include "src/arena.h"
-#include "src/mesher.h"
+#include "src/mesh_files.h"
 #include "src/sys.h"
 #include <errno.h>
 #include <sys/mman.h>
@@ -27,6 +27,7 @@ static void settle_ahead(void);
 
 static void destroy(struct mu_pack *pack) {
   settle_ahead();
+  mu_file_closed(pack->number);
   mu_file_seal(&pack->file);
   mu_scratch_free(pack, pack->map_bytes);
 }
@@ -63,6 +64,10 @@ struct mu_pack *mu_pack_create(unsigned size_class, unsigned unit_pages, unsigne
     seal_oldest();
     r = mu_file_create(&pack->file, pages << mu_arena.page_shift);
   }
+  if (r == 0 && !(pack->number = mu_file_new(size_class, unit_pages))) {
+    mu_file_seal(&pack->file);
+    r = -ENFILE;
+  }
   if (r < 0) {
     mu_scratch_free(pack, bytes);
     return NULL;
@@ -83,7 +88,7 @@ static uint64_t missing_pages(const struct mu_pack *pack, size_t first, uint64_t
 
 static void mark_made(struct mu_pack *pack, size_t page, unsigned n) {
   for (unsigned k = 0; k < n; k++) mu_bit_set(pack->made, (uint32_t)(page + k));
-  mu_count(&mu_mesher_counters.packed_bytes, (uint64_t)n << mu_arena.page_shift);
+  mu_file_add_pages(pack->number, n);
 }
 
 /* Takes the lowest stretch of set bits off the mask: returns its length, sets *from. */
@@ -134,7 +139,8 @@ bool mu_pack_prepare(struct mu_pack *pack, size_t first, uint64_t mask) {
 void mu_packs_seal_unused(void) {
   for (struct mu_pack **at = &mu_packs; *at;) {
     struct mu_pack *pack = *at;
-    if (pack->founded) {
+    const struct mu_file_record *record = mu_file_at(pack->number);
+    if (pack->founded && !record->victim && atomic_load_explicit(&record->refs, memory_order_relaxed)) {
       at = &pack->next;
       continue;
     }

@@ -11,6 +11,7 @@
 
 struct mu_pack {
   struct mu_mesh_file file;
+  uint32_t number; /* of its record */
   uint8_t size_class;
   uint8_t unit_pages;
   uint16_t words;       /* of a unit's bitmap */
@@ -31,7 +32,7 @@ struct mu_pack *mu_pack_create(unsigned size_class, unsigned unit_pages, unsigne
 bool mu_pack_prepare(struct mu_pack *pack, size_t first, uint64_t mask);
 /* Begins to, so that they are there when they are needed. */
 void mu_pack_prepare_ahead(struct mu_pack *pack, size_t first, uint64_t mask);
-/* Seals and frees those that nothing was put into. */
+/* Seals and frees those that no unit shows, and those that are being emptied. */
 void mu_packs_seal_unused(void);
 /* Seals and frees all of them; a child forgets them. */
 void mu_packs_seal_all(void);

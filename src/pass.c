@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "src/pass.h"
 #include "src/global_heap.h"
+#include "src/mesh_files.h"
 #include "src/mesh_search.h"
 #include "src/mesher.h"
 #include "src/options.h"
@@ -14,6 +15,7 @@ enum {
   PROBES = 64,
   MAX_UNIT_PAGES = 32,
   RUNS_PER_FILE = 4,
+  MIN_VICTIM_PAGES = 16,           /* a file or two: emptying fewer is not worth the search */
   MAX_WORDS = MAX_UNIT_PAGES * 64, /* 16-byte slots of 64 KiB pages */
   BACKOFF_TICKS = 50,
 };
@@ -58,7 +60,13 @@ static uint64_t mappings_of_process(void) {
   return lines;
 }
 
+enum { REFRESH_TICKS = 20 }; /* counting a process's mappings takes long where there are many */
+
 void mu_mapping_budget_refresh(void) {
+  static uint32_t last;
+  uint32_t tick = atomic_load_explicit(&mu_tick, memory_order_relaxed);
+  if (mapping_budget && tick - last < REFRESH_TICKS) return;
+  last = tick;
   char text[32];
   uint64_t max = DEFAULT_MAX_MAPS, all = mappings_of_process();
   if (mu_read_file("/proc/sys/vm/max_map_count", text, sizeof text) > 0) max = strtoull(text, NULL, 10);
@@ -143,6 +151,8 @@ struct run_pass {
   const struct shape *s;
   uint32_t run;
   bool anchor;
+  bool again;     /* a run that is meshed: its units that show victims go elsewhere */
+  uint64_t fresh; /* again: units that show victims and have no live slot */
   struct goal goals[MU_RUN_PAGES];
   uint64_t *bits; /* [units_per_run * words] at the time it was closed */
   uint64_t done;  /* units that are meshed */
@@ -176,6 +186,18 @@ static bool worth_closing(const struct shape *s, uint32_t r) {
   return run->in_use && run->size_class == s->size_class && !run->meshed && !run->closed && run->used;
 }
 
+static bool worth_holding(const struct shape *s, uint32_t r) {
+  const struct mu_run *run = &mu_arena.runs[r];
+  return run->in_use && run->size_class == s->size_class && run->meshed && !run->closed && run->used &&
+         1U << run->unit_log == s->unit_pages;
+}
+
+/* The unit shows a mesh file that is to be emptied. */
+static bool shows_victim(const struct shape *s, uint32_t r, unsigned unit) {
+  struct mu_packed_place at = mu_unit_place(r, s->unit_pages, unit);
+  return at.file && mu_file_at(at.file)->victim;
+}
+
 static bool prepare_unit(const struct run_pass *p, unsigned u) {
   const struct goal *g = &p->goals[u];
   return mu_pack_prepare(g->pack, (size_t)g->unit * p->s->unit_pages, pages_of_slots(p->s, bits_of(p, u)));
@@ -206,22 +228,38 @@ static bool prepare_files(struct run_pass *p) {
   return true;
 }
 
-/* Closes the run to claims and settles which units can go: everything that can fail comes before any memory is touched.
- */
-static bool prepare(struct run_pass *p) {
+static bool close_run(struct run_pass *p) {
   const struct shape *s = p->s;
-  mu_class_lock(s->size_class);
-  bool fine = worth_closing(s, p->run);
-  if (fine) {
-    mu_run_close(p->run);
-    read_bits(s, p->run, p->bits);
-    for (unsigned u = 0; u < s->units_per_run; u++)
-      if (p->goals[u].pack && unit_excluded(s, p->run, u)) {
-        p->goals[u].pack = NULL;
-        mu_count(&mu_mesher_counters.refused_exempt, 1);
-      }
+  if (!worth_closing(s, p->run)) return false;
+  mu_run_close(p->run);
+  read_bits(s, p->run, p->bits);
+  for (unsigned u = 0; u < s->units_per_run; u++)
+    if (p->goals[u].pack && unit_excluded(s, p->run, u)) {
+      p->goals[u].pack = NULL;
+      mu_count(&mu_mesher_counters.refused_exempt, 1);
+    }
+  return true;
+}
+
+/* A meshed run has no slots to claim but in its open units: it is held as it is. */
+static bool hold_run(struct run_pass *p) {
+  const struct shape *s = p->s;
+  if (!worth_holding(s, p->run)) return false;
+  mu_run_hold(p->run);
+  read_bits(s, p->run, p->bits);
+  for (unsigned u = 0; u < s->units_per_run; u++) {
+    bool victim = shows_victim(s, p->run, u), live = population(bits_of(p, u), s->words) != 0;
+    if (!victim || !live) p->goals[u].pack = NULL;
+    if (victim && !live) p->fresh |= (uint64_t)1 << u;
   }
-  mu_class_unlock(s->size_class);
+  return true;
+}
+
+/* Everything that can fail comes before any memory is touched. */
+static bool prepare(struct run_pass *p) {
+  mu_class_lock(p->s->size_class);
+  bool fine = p->again ? hold_run(p) : close_run(p);
+  mu_class_unlock(p->s->size_class);
   return fine && prepare_files(p);
 }
 
@@ -320,7 +358,8 @@ static void mesh_window(struct run_pass *p, const struct window *w) {
   if (!units) return;
   mu_gate_close();
   uint64_t began = mu_now_ns();
-  if (mu_barrier_close(start, pages, size, pages_of(p, w, units), &refused) < 0) {
+  if (mu_barrier_close(p->again ? MU_MESH_FILE : MU_ANONYMOUS, start, pages, size, pages_of(p, w, units), &refused) <
+      0) {
     mu_gate_open();
     return;
   }
@@ -343,19 +382,6 @@ static void mesh_window(struct run_pass *p, const struct window *w) {
   note_duration(mu_now_ns() - began);
 }
 
-/* Mappings the run needs: stretches of units that show neighbouring places of one file, or private memory. */
-static uint32_t mappings_of(const struct run_pass *p) {
-  uint32_t n = 0;
-  for (unsigned u = 0; u < p->s->units_per_run; u++) {
-    const struct goal *g = &p->goals[u];
-    bool meshed = p->done >> u & 1;
-    if (u && meshed == (p->done >> (u - 1) & 1) && (!meshed || (g[-1].pack == g->pack && g[-1].unit + 1 == g->unit)))
-      continue;
-    n++;
-  }
-  return n;
-}
-
 /* How many pages one barrier may close within the pause budget, from the speed of the last one. */
 static unsigned window_units(const struct shape *s) {
   uint64_t us_per_page = 8;
@@ -366,21 +392,22 @@ static unsigned window_units(const struct shape *s) {
 
 static void settle(struct run_pass *p) {
   const struct shape *s = p->s;
+  struct mu_packed_place where[MU_RUN_PAGES];
+  for (unsigned u = 0; u < s->units_per_run; u++)
+    if (p->done >> u & 1) where[u] = (struct mu_packed_place){p->goals[u].pack->number, p->goals[u].unit};
   struct mu_run *run = &mu_arena.runs[p->run];
   mu_class_lock(s->size_class);
   if (p->faulted) {
     run->failures = (uint8_t)mu_min(run->failures + 1U, 8);
     run->not_before = atomic_load_explicit(&mu_tick, memory_order_relaxed) + ((uint32_t)BACKOFF_TICKS << run->failures);
   }
-  run->mappings = p->done ? mappings_of(p) : 0;
-  atomic_fetch_add_explicit(&mu_mesh_mappings, run->mappings, memory_order_relaxed);
-  mu_run_settle(p->run, s->unit_pages, p->done);
+  mu_run_settle(p->run, s->unit_pages, p->done, p->fresh, where);
   mu_class_unlock(s->size_class);
 }
 
 static void count_meshed(const struct run_pass *p) {
   mu_count(&mu_mesher_counters.passes, 1);
-  if (p->anchor) return;
+  if (p->anchor || p->again) return;
   unsigned units = (unsigned)__builtin_popcountll(p->done);
   mu_count(&mu_mesher_counters.meshes, units);
   mu_count(&mu_mesher_counters.meshed_pages, (uint64_t)units * p->s->unit_pages);
@@ -418,18 +445,25 @@ static void make_exclusive(uint32_t r) {
     run->forks = forks;
 }
 
+/* Of a meshed run only stretches of units that go are closed: what lies between may be private memory in use. */
+static unsigned next_window(const struct run_pass *p, unsigned from, unsigned most) {
+  unsigned n = 1;
+  bool goes = p->goals[from].pack != NULL;
+  while (n < most && from + n < p->s->units_per_run && (!p->again || (p->goals[from + n].pack != NULL) == goes)) n++;
+  return n;
+}
+
 /* Returns pages saved. */
 static size_t mesh_run(struct run_pass *p) {
   const struct shape *s = p->s;
-  p->done = 0;
+  p->done = p->fresh = 0;
   p->saved = 0;
   p->faulted = false;
   mu_pass_lock();
   if (prepare(p)) {
-    make_exclusive(p->run);
-    unsigned n = window_units(s);
-    for (unsigned u = 0; u < s->units_per_run; u += n) {
-      struct window w = {.first = u, .n = (unsigned)mu_min(n, s->units_per_run - u)};
+    unsigned most = window_units(s);
+    for (struct window w = {0, 0}; w.first < s->units_per_run; w.first += w.n) {
+      w.n = next_window(p, w.first, most);
       mesh_window(p, &w);
     }
     settle(p);
@@ -445,11 +479,13 @@ static size_t mesh_run(struct run_pass *p) {
 
 struct plan {
   struct shape s;
+  bool again; /* of meshed runs: what shows victims */
   uint32_t count;
   uint32_t *runs; /* [count] run numbers */
   struct mu_mesh_search search;
   struct mu_pack **anchors; /* pack of each RUNS_PER_FILE anchor runs, in order */
   uint32_t runs_per_file;
+  uint64_t victim_pages; /* again: memory of the files that are to be emptied */
   char *memory;
   size_t bytes;
 };
@@ -509,6 +545,25 @@ static void offer_targets(struct plan *p) {
   }
 }
 
+/* What shows a victim is offered; its share of the victim's memory is what it takes up now. */
+static void offer_again(struct plan *p) {
+  struct mu_mesh_search *q = &p->search;
+  uint64_t *live = (uint64_t *)(uintptr_t)q->live;
+  uint32_t *pages = (uint32_t *)(uintptr_t)q->pages;
+  unsigned upr = p->s.units_per_run;
+  for (uint32_t i = 0; i < p->count; i++) {
+    uint64_t *bits = live + (size_t)i * upr * q->words;
+    mu_class_lock(p->s.size_class);
+    bool fine = worth_holding(&p->s, p->runs[i]);
+    if (fine) read_bits(&p->s, p->runs[i], bits);
+    for (unsigned u = 0; fine && u < upr; u++)
+      if (!shows_victim(&p->s, p->runs[i], u)) memset(bits + (size_t)u * q->words, 0, q->words * sizeof *bits);
+    mu_class_unlock(p->s.size_class);
+    for (unsigned u = 0; u < upr; u++)
+      pages[i * upr + u] = (uint32_t)__builtin_popcountll(pages_of_slots(&p->s, bits + (size_t)u * q->words));
+  }
+}
+
 static void offer_runs(struct plan *p) {
   struct mu_mesh_search *q = &p->search;
   uint64_t *live = (uint64_t *)(uintptr_t)q->live;
@@ -563,7 +618,9 @@ static void set_goals(const struct plan *p, struct run_pass *pass, uint32_t i) {
   const struct mu_mesh_search *q = &p->search;
   unsigned upr = p->s.units_per_run;
   for (unsigned u = 0; u < upr; u++) {
-    uint32_t choice = pass->anchor ? q->anchor_base[i] + u : q->choice[i * upr + u];
+    uint32_t choice = pass->anchor                 ? q->anchor_base[i] + u
+                      : q->role[i] == MU_RUN_STAYS ? (uint32_t)MU_UNIT_STAYS
+                                                   : q->choice[i * upr + u];
     pass->goals[u] = choice == MU_UNIT_STAYS ? (struct goal){NULL, 0} : goal_of(p, choice);
     /* What was to be an anchor and never became one has nothing written: joining it would save nothing. */
     if (!pass->anchor && pass->goals[u].pack && pass->goals[u].pack->live[pass->goals[u].unit] == 0)
@@ -596,20 +653,25 @@ static void prepare_next(const struct plan *p, uint32_t i) {
   if (g.pack) mu_pack_prepare_ahead(g.pack, (size_t)g.unit * p->s.unit_pages, pages);
 }
 
+static void carry_out_run(struct plan *p, struct run_pass *pass, uint32_t i) {
+  pass->run = p->runs[i];
+  pass->anchor = p->search.role[i] == MU_RUN_ANCHOR;
+  set_goals(p, pass, i);
+}
+
 static size_t carry_out(struct plan *p, const struct mu_pass_policy *policy) {
   static struct run_pass pass; /* one mesher, one pass at a time */
   uint64_t bits[MU_RUN_PAGES * 8];
   size_t saved = 0, words = (size_t)p->s.words * p->s.units_per_run;
   pass.s = &p->s;
+  pass.again = false;
   pass.bits = words <= sizeof bits / 8 ? bits : mu_scratch_alloc(words * 8);
   bool ready = pass.bits && found_files(p);
   for (int anchors = ready ? 1 : -1; anchors >= 0; anchors--)
     for (uint32_t i = 0; i < p->count && !out_of_time(policy); i++) {
       if (p->search.role[i] != (anchors ? MU_RUN_ANCHOR : MU_RUN_EVACUATED)) continue;
       if (!mappings_left(p->s.units_per_run)) break;
-      pass.run = p->runs[i];
-      pass.anchor = anchors;
-      set_goals(p, &pass, i);
+      carry_out_run(p, &pass, i);
       if (anchors) prepare_next(p, i);
       saved += mesh_run(&pass);
       if (anchors) note_founded(&pass);
@@ -617,6 +679,58 @@ static size_t carry_out(struct plan *p, const struct mu_pass_policy *policy) {
   if (pass.bits != bits) mu_scratch_free(pass.bits, words * 8);
   mu_packs_seal_unused();
   return saved;
+}
+
+/* ---- meshing again
+ * --------------------------------------------------------------------------------------------------- */
+
+/* Pages that the plan needs in new files: of anchors, and of units that join nobody. Those get packed units of their
+ * own: a victim's memory goes only when all have left it. */
+static uint64_t pages_needed(const struct plan *p, uint32_t *loners) {
+  const struct mu_mesh_search *q = &p->search;
+  unsigned upr = p->s.units_per_run;
+  uint64_t pages = 0;
+  *loners = 0;
+  for (uint32_t unit = 0; unit < p->count * upr; unit++) {
+    bool anchor = q->role[unit / upr] == MU_RUN_ANCHOR,
+         stays = q->role[unit / upr] == MU_RUN_STAYS || q->choice[unit] == MU_UNIT_STAYS;
+    if (!anchor && !stays) continue;
+    pages += q->pages[unit];
+    *loners += !anchor && q->pages[unit];
+  }
+  return pages;
+}
+
+/* Units of the run that join nobody go to the pack of loners. */
+static void set_loners(struct run_pass *pass, const struct plan *p, uint32_t i, struct mu_pack *loners) {
+  unsigned upr = p->s.units_per_run;
+  for (unsigned u = 0; u < upr && loners; u++)
+    if (!pass->goals[u].pack && p->search.pages[i * upr + u] && loners->founded < loners->units)
+      pass->goals[u] = (struct goal){loners, loners->founded++};
+}
+
+static size_t carry_out_again(struct plan *p, const struct mu_pass_policy *policy) {
+  static struct run_pass pass;
+  uint32_t lone;
+  uint64_t need = pages_needed(p, &lone), have = p->victim_pages;
+  size_t words = (size_t)p->s.words * p->s.units_per_run;
+  if (need + policy->min_pages > have) return 0;
+  struct mu_pack *loners = lone ? mu_pack_create(p->s.size_class, p->s.unit_pages, p->s.words, lone) : NULL;
+  pass.s = &p->s;
+  pass.again = true;
+  pass.bits = mu_scratch_alloc(words * 8);
+  bool ready = pass.bits && (!lone || loners) && found_files(p);
+  for (int anchors = ready ? 1 : -1; anchors >= 0; anchors--)
+    for (uint32_t i = 0; i < p->count; i++) {
+      if ((p->search.role[i] == MU_RUN_ANCHOR) != anchors || !mappings_left(p->s.units_per_run)) continue;
+      carry_out_run(p, &pass, i);
+      if (!anchors) set_loners(&pass, p, i, loners);
+      mesh_run(&pass);
+      if (anchors) note_founded(&pass);
+    }
+  mu_scratch_free(pass.bits, words * 8);
+  mu_packs_seal_unused();
+  return have - need;
 }
 
 static void back_off(const struct plan *p) {
@@ -629,15 +743,20 @@ static void back_off(const struct plan *p) {
   mu_class_unlock(p->s.size_class);
 }
 
-static size_t mesh_group(const struct shape *s, uint32_t *runs, uint32_t count, const struct mu_pass_policy *policy) {
-  struct plan p = {.s = *s, .count = count, .runs = runs};
+static size_t mesh_group(const struct shape *s, uint32_t *runs, uint32_t count, uint64_t victim_pages,
+                         const struct mu_pass_policy *policy) {
+  bool again = victim_pages != 0;
+  struct plan p = {.s = *s, .again = again, .victim_pages = victim_pages, .count = count, .runs = runs};
   size_t saved = 0;
   if (!plan_allocate(&p)) return 0;
   offer_targets(&p);
-  offer_runs(&p);
+  again ? offer_again(&p) : offer_runs(&p);
   mu_mesh_search(&p.search);
-  if (p.search.pages_saved >= policy->min_pages) saved = carry_out(&p, policy);
-  back_off(&p);
+  if (again)
+    saved = carry_out_again(&p, policy);
+  else if (p.search.pages_saved >= policy->min_pages)
+    saved = carry_out(&p, policy);
+  if (!again) back_off(&p);
   mu_scratch_free(p.memory, p.bytes);
   return saved;
 }
@@ -703,6 +822,74 @@ static uint32_t candidates(unsigned c, unsigned unit_pages, const struct mu_pass
   return n;
 }
 
+/* Counts the live slots of each of the class's files. */
+static void count_file_live(unsigned c) {
+  for (uint32_t n = 1; n < mu_file_top(); n++)
+    if (mu_file_at(n)->size_class == c) mu_file_at(n)->live = 0;
+  mu_class_lock(c);
+  for (uint32_t r = mu_class_heaps[c].runs; r; r = mu_arena.runs[r].next) {
+    const struct mu_run *run = &mu_arena.runs[r];
+    if (!run->meshed) continue;
+    for (size_t page = first_page(r); page < first_page(r) + MU_RUN_PAGES; page += mu_classes[c].span_pages) {
+      const struct mu_mini_heap *span = mu_mini_heap(page);
+      if (span->state == MU_SPAN_MESHED) mu_file_at(span->next)->live += span->live;
+    }
+  }
+  mu_class_unlock(c);
+}
+
+/* Files of which less than half is live are to be emptied. Returns whether there are any. */
+static bool choose_victims(unsigned c) {
+  bool any = false;
+  count_file_live(c);
+  for (uint32_t n = 1; n < mu_file_top(); n++) {
+    struct mu_file_record *r = mu_file_at(n);
+    uint64_t held = atomic_load_explicit(&r->pages, memory_order_relaxed);
+    r->victim = r->size_class == c && held && atomic_load_explicit(&r->refs, memory_order_relaxed) &&
+                (uint64_t)r->live * mu_classes[c].size * 2 < held << mu_arena.page_shift;
+    any |= r->victim;
+  }
+  return any;
+}
+
+static uint64_t victim_pages(unsigned unit_pages) {
+  uint64_t pages = 0;
+  for (uint32_t n = 1; n < mu_file_top(); n++) {
+    const struct mu_file_record *r = mu_file_at(n);
+    if (r->victim && r->unit_pages == unit_pages) pages += atomic_load_explicit(&r->pages, memory_order_relaxed);
+  }
+  return pages;
+}
+
+static uint32_t runs_to_mesh_again(unsigned c, unsigned unit_pages, uint32_t *runs, uint32_t room) {
+  uint32_t n = 0;
+  struct shape s = shape_of(c, unit_pages);
+  mu_class_lock(c);
+  for (uint32_t r = mu_class_heaps[c].runs; r && n < room; r = mu_arena.runs[r].next) {
+    bool any = false;
+    if (!worth_holding(&s, r)) continue;
+    for (unsigned u = 0; u < s.units_per_run && !any; u++) any = shows_victim(&s, r, u);
+    if (any) runs[n++] = r;
+  }
+  mu_class_unlock(c);
+  return n;
+}
+
+/* Objects that are left in thin files are packed together anew, and the files go. */
+static size_t mesh_class_again(unsigned c, uint32_t *runs, uint32_t room, const struct mu_pass_policy *policy) {
+  size_t saved = 0;
+  if (!choose_victims(c)) return 0;
+  mu_packs_seal_unused();
+  for (unsigned unit = mu_classes[c].span_pages; unit <= MAX_UNIT_PAGES; unit *= 2) {
+    struct shape s = shape_of(c, unit);
+    uint64_t pages = victim_pages(unit);
+    if (pages < mu_max(policy->min_pages, MIN_VICTIM_PAGES)) continue;
+    uint32_t n = runs_to_mesh_again(c, unit, runs, room);
+    if (n) saved += mesh_group(&s, runs, n, pages, policy);
+  }
+  return saved;
+}
+
 size_t mu_pass_class(unsigned c, const struct mu_pass_policy *policy) {
   const struct mu_size_class *k = &mu_classes[c];
   struct mu_class_heap *h = &mu_class_heaps[c];
@@ -711,14 +898,16 @@ size_t mu_pass_class(unsigned c, const struct mu_pass_policy *policy) {
   uint32_t room = h->run_count;
   size_t free_slots = h->used_spans * k->slots - h->live_slots;
   mu_class_unlock(c);
-  if (!k->meshable || room < 2 || free_slots * k->size < (size_t)policy->min_pages << mu_arena.page_shift) return 0;
+  if (!k->meshable || room < 2) return 0;
+  if (!h->meshed_runs && free_slots * k->size < (size_t)policy->min_pages << mu_arena.page_shift) return 0;
   uint32_t *runs = mu_scratch_alloc(room * 4UL);
   size_t saved = 0;
   for (unsigned pages = k->span_pages; runs && pages <= MAX_UNIT_PAGES && !out_of_time(policy); pages *= 2) {
     uint32_t n = candidates(c, pages, policy, runs, room);
     struct shape s = shape_of(c, pages);
-    if (n > 1 || (n && count_targets(&s))) saved += mesh_group(&s, runs, n, policy);
+    if (n > 1 || (n && count_targets(&s))) saved += mesh_group(&s, runs, n, 0, policy);
   }
+  if (runs && h->meshed_runs && !out_of_time(policy)) saved += mesh_class_again(c, runs, room, policy);
   mu_scratch_free(runs, room * 4UL);
   return saved;
 }

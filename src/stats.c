@@ -2,6 +2,7 @@
 #include "src/stats.h"
 #include "src/global_heap.h"
 #include "src/log.h"
+#include "src/mesh_files.h"
 #include "src/mesher.h"
 #include "src/sys.h"
 #include "uffd/engine.h"
@@ -51,7 +52,7 @@ void mu_stats_gather(struct mesh_uffd_stats *s) {
                                 .ops_ring = get(&e->ops_ring),
                                 .ops_vector = get(&e->ops_vector),
                                 .ops_plain = get(&e->ops_plain),
-                                .packed_bytes = get(&k->packed_bytes)};
+                                .packed_bytes = mu_file_bytes()};
   gather_classes(s);
 }
 
@@ -100,8 +101,8 @@ void mu_stats_print(unsigned level) {
        s.refused, get(&k->refused_busy), get(&k->refused_exempt), get(&k->refused_overlap), get(&k->refused_shared),
        get(&k->refused_mappings));
   line("mappings in use:    %lu", s.mappings);
-  line("given back:         %.1f MB by meshing, %.1f MB of unused pages; mesh files hold %.1f MB at most",
-       mb(s.freed_bytes), mb(s.reclaimed_bytes), mb(s.packed_bytes));
+  line("given back:         %.1f MB by meshing, %.1f MB of unused pages; mesh files hold %.1f MB", mb(s.freed_bytes),
+       mb(s.reclaimed_bytes), mb(s.packed_bytes));
   line("operations:         %lu by ring, %lu by vector, %lu plain", s.ops_ring, s.ops_vector, s.ops_plain);
   if (level > 1) print_classes();
 }

@@ -115,8 +115,8 @@ stats_lines() {
 }
 for name in level-1 small; do
   if fine $name && stats_lines $name; then
-    lines=$(grep -c '' "$directory/$name.err")
-    if [ "$lines" != 14 ]; then fail $name "$lines lines, must be 14"; else ok $name; fi
+    lines=$(grep -c "" "$directory/$name.err")
+    if [ "$lines" != 14 ]; then fail "$name" "$lines lines, must be 14"; else ok "$name"; fi
   fi
 done
 if fine level-2 && stats_lines level-2 &&

@@ -125,8 +125,12 @@ static int protect(unsigned page, unsigned n, uint64_t mode) {
 }
 
 static int arm(void) {
-  struct uffdio_register reg = {.range = range_of(0, mu_barrier.pages),
-                                .mode = UFFDIO_REGISTER_MODE_MISSING | (mu_engine.move ? 0 : UFFDIO_REGISTER_MODE_WP)};
+  /* A file has no holes that trap: what is not mapped yet is the packed page, and a store to it meets the protection.
+   */
+  uint64_t mode = mu_barrier.backing == MU_MESH_FILE ? UFFDIO_REGISTER_MODE_WP
+                  : mu_barrier.moves                 ? UFFDIO_REGISTER_MODE_MISSING
+                                                     : UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP;
+  struct uffdio_register reg = {.range = range_of(0, mu_barrier.pages), .mode = mode};
   return mu_ioctl(mu_engine.uffd, UFFDIO_REGISTER, &reg);
 }
 
@@ -162,11 +166,13 @@ static int close_by_protecting(void) {
  * are behind the barrier, *refused to those that stay where they are. */
 static int close_pages(uint64_t wanted, uint64_t *present, uint64_t *refused) {
   uint64_t movable;
-  int r = mu_resident(in_run(0), mu_barrier.pages, present, &movable);
   *refused = 0;
+  *present = wanted;
+  if (mu_barrier.backing == MU_MESH_FILE) return without_barrier() ? 0 : close_by_protecting();
+  int r = mu_resident(in_run(0), mu_barrier.pages, present, &movable);
   *present &= wanted;
   if (r < 0 || without_barrier()) return r;
-  if (!mu_engine.move) return close_by_protecting();
+  if (!mu_barrier.moves) return close_by_protecting();
   uint64_t have;
   if (close_by_moving(*present & movable, &have)) {
     *refused = *present & ~have;
@@ -178,10 +184,14 @@ static int close_pages(uint64_t wanted, uint64_t *present, uint64_t *refused) {
   return 0;
 }
 
-int mu_barrier_close(void *start, unsigned pages, unsigned unit_pages, uint64_t wanted, uint64_t *refused) {
+int mu_barrier_close(enum mu_backing backing, void *start, unsigned pages, unsigned unit_pages, uint64_t wanted,
+                     uint64_t *refused) {
   uint64_t present;
   if (atomic_load_explicit(&mu_engine.broken, memory_order_relaxed)) return -EIO;
-  if (mu_engine.move && !scratch_is_empty()) return -EBUSY;
+  bool moves = mu_engine.move && backing == MU_ANONYMOUS;
+  if (moves && !scratch_is_empty()) return -EBUSY;
+  mu_barrier.backing = backing;
+  mu_barrier.moves = moves;
   mu_barrier.start = start;
   mu_barrier.pages = pages;
   mu_barrier.unit_pages = unit_pages;
@@ -220,7 +230,7 @@ bool mu_barrier_claim(unsigned unit) {
 
 const void *mu_barrier_contents(unsigned unit) {
   unsigned page = unit * mu_barrier.unit_pages;
-  return mu_engine.move ? in_scratch(page) : in_run(page);
+  return mu_barrier.moves ? in_scratch(page) : in_run(page);
 }
 
 uint64_t mu_barrier_present(void) {
@@ -241,7 +251,7 @@ bool mu_barrier_remap(unsigned first, unsigned n, int fd, uint64_t offset) {
 
 void mu_put_back(unsigned page, unsigned n) {
   if (without_barrier()) return;
-  if (!mu_engine.move) {
+  if (!mu_barrier.moves) {
     protect(page, n, 0);
     return;
   }
@@ -323,11 +333,11 @@ void mu_barrier_open(void) {
   set_phase(MU_PHASE_OPEN);
   if (without_barrier()) return;
   wait_for_fault_thread();
-  bool empty = !mu_engine.move || empty_scratch();
+  bool empty = !mu_barrier.moves || empty_scratch();
   if (!empty) atomic_store_explicit(&mu_engine.broken, 1, memory_order_release);
   disarm_or_break();
   /* Disarming wakes only who waits for what was still registered, and an event may never have been read. */
   mu_wake(0, mu_barrier.pages);
-  if (empty && mu_engine.move)
+  if (empty && mu_barrier.moves)
     mu_madvise(mu_engine.scratch, (size_t)mu_barrier.pages << mu_engine.shift, MADV_DONTNEED);
 }

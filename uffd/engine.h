@@ -52,13 +52,20 @@ bool mu_make_exclusive(void *start, unsigned pages);
  * child, not swapped out. -errno when the kernel does not tell. */
 int mu_resident(const void *start, unsigned pages, uint64_t *present, uint64_t *movable);
 
+/* What is mapped in the range of a barrier: it decides how it is closed. */
+enum mu_backing {
+  MU_ANONYMOUS, /* private anonymous memory: moved away, or write-protected, and its holes trap */
+  MU_MESH_FILE, /* meshed already, a private mapping of a mesh file: write-protected */
+};
+
 /*
- * Closes [start, start + pages), private anonymous memory, pages <= 64, as units of unit_pages (a power of two that
+ * Closes [start, start + pages), of one backing, pages <= 64, as units of unit_pages (a power of two that
  * divides pages). Only pages of `wanted` (bit i: page i) are taken away; whole units should be wanted. Returns 0, or
  * -errno with the range as it was. After it, each unit is either closed or was refused, since the kernel would not give
  * up a page of it: then its pages are in *refused and mu_barrier_claim is false for it.
  */
-int mu_barrier_close(void *start, unsigned pages, unsigned unit_pages, uint64_t wanted, uint64_t *refused);
+int mu_barrier_close(enum mu_backing backing, void *start, unsigned pages, unsigned unit_pages, uint64_t wanted,
+                     uint64_t *refused);
 /* Wins the unit: nobody opens it before remap, release or open. False: somebody touched it, or it was refused. */
 bool mu_barrier_claim(unsigned unit);
 /* Where the unit's contents can be read. Pages that were not resident must not be read. */

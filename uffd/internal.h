@@ -26,6 +26,8 @@ enum mu_phase {
 struct mu_barrier {
   _Atomic uint32_t phase;
   _Atomic uint32_t busy; /* the fault thread handles an event: the barrier's fields must not change */
+  enum mu_backing backing;
+  bool moves; /* contents are moved to scratch; else protected in place */
   char *start;
   unsigned pages, unit_pages;
   _Atomic uint64_t present; /* pages whose contents are in scratch (move), or in place and protected */
@@ -38,7 +40,7 @@ struct mu_engine {
   int uffd;
   int pagemap;
   _Atomic uint32_t tier;
-  bool move; /* the barrier moves pages to scratch; else it write-protects them */
+  bool move; /* anonymous pages can be moved */
   char *scratch;
   _Atomic uint32_t broken; /* the kernel refused to restore something: no barrier is closed any more */
   size_t page;

@@ -116,7 +116,7 @@ static uint64_t residents(const char *at) {
 
 /* Wants all of it. */
 static bool close_all(char *at, unsigned unit) {
-  return mu_barrier_close(at, PAGES, unit, ~(uint64_t)0, &refused) == 0;
+  return mu_barrier_close(MU_ANONYMOUS, at, PAGES, unit, ~(uint64_t)0, &refused) == 0;
 }
 
 static const uint64_t some_pages = UINT64_C(0xf00f3337ff0100fe);
@@ -171,7 +171,7 @@ IN_ANY_TIER(a_claimed_unit_can_be_read, read_contents)
 static void want_some(void) {
   char *at = make_region(PAGES);
   fill(at, some_pages);
-  EXPECT(mu_barrier_close(at, PAGES, 8, 0x00ff00ff00000000, &refused) == 0, "close");
+  EXPECT(mu_barrier_close(MU_ANONYMOUS, at, PAGES, 8, 0x00ff00ff00000000, &refused) == 0, "close");
   EXPECT(mu_barrier_present() == (some_pages & 0x00ff00ff00000000), "%zx", (size_t)mu_barrier_present());
   at[page] = 2; /* is not in the way */
   EXPECT(mu_barrier_claim(4) && mu_barrier_claim(6), "units that are wanted");
@@ -392,7 +392,7 @@ static void pass(uint32_t r, uint64_t *rng) {
   }
   for (unsigned u = 0; u < units; u++)
     if (mu_rng_below(rng, 4)) wanted |= (((uint64_t)1 << size) - 1) << u * size;
-  EXPECT(mu_barrier_close(regions[r].base, PAGES, size, wanted, &refused) == 0, "region %u", r);
+  EXPECT(mu_barrier_close(MU_ANONYMOUS, regions[r].base, PAGES, size, wanted, &refused) == 0, "region %u", r);
   if (mu_rng_below(rng, 2)) sched_yield();
   for (unsigned u = 0; u < units; u++) {
     if (!(wanted >> u * size & 1) || mu_rng_below(rng, 6) == 0) continue;

@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "src/mesh_files.h"
+#include "src/arena.h"
+#include "src/sys.h"
+#include <sys/mman.h>
+
+enum { MAX_FILES = 1 << 18 };
+
+/* Inherited by children, whose meshed spans refer to it too. */
+static struct {
+  struct mu_file_record *records;
+  uint32_t top, last; /* numbers in use are below top; where to look for a free one first */
+  _Atomic uint64_t pages;
+} files;
+
+uint32_t mu_file_top(void) {
+  return files.top;
+}
+struct mu_file_record *mu_file_at(uint32_t number) {
+  return &files.records[number];
+}
+uint64_t mu_file_bytes(void) {
+  return atomic_load_explicit(&files.pages, memory_order_relaxed) << mu_arena.page_shift;
+}
+
+static bool unused(const struct mu_file_record *r) {
+  return !r->open && atomic_load_explicit(&r->refs, memory_order_relaxed) == 0;
+}
+
+uint32_t mu_file_new(unsigned size_class, unsigned unit_pages) {
+  int err;
+  if (!files.records) {
+    files.records = mu_mmap(NULL, MAX_FILES * sizeof *files.records, PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0, &err);
+    if (!files.records) return 0;
+    files.top = files.last = 1;
+  }
+  uint32_t n = files.last;
+  for (uint32_t tries = files.top; tries && n < files.top && !unused(&files.records[n]); tries--)
+    n = n + 1 < files.top ? n + 1 : files.top;
+  if (n == files.top) {
+    if (files.top == MAX_FILES) return 0;
+    files.top++;
+  }
+  files.last = n + 1 < files.top ? n + 1 : 1;
+  files.records[n] =
+      (struct mu_file_record){.size_class = (uint8_t)size_class, .unit_pages = (uint8_t)unit_pages, .open = 1};
+  return n;
+}
+
+void mu_file_add_pages(uint32_t number, uint32_t pages) {
+  atomic_fetch_add_explicit(&files.records[number].pages, pages, memory_order_relaxed);
+  atomic_fetch_add_explicit(&files.pages, pages, memory_order_relaxed);
+}
+
+/* Its memory is gone. */
+static void forget_pages(struct mu_file_record *r) {
+  uint32_t pages = atomic_exchange_explicit(&r->pages, 0, memory_order_relaxed);
+  atomic_fetch_sub_explicit(&files.pages, pages, memory_order_relaxed);
+}
+
+void mu_file_ref(uint32_t number) {
+  atomic_fetch_add_explicit(&files.records[number].refs, 1, memory_order_relaxed);
+}
+
+void mu_file_unref(uint32_t number) {
+  struct mu_file_record *r = &files.records[number];
+  if (atomic_fetch_sub_explicit(&r->refs, 1, memory_order_relaxed) == 1 && !r->open) forget_pages(r);
+}
+
+void mu_file_closed(uint32_t number) {
+  struct mu_file_record *r = &files.records[number];
+  r->open = 0;
+  if (atomic_load_explicit(&r->refs, memory_order_relaxed) == 0) forget_pages(r);
+}
