@@ -92,16 +92,15 @@ static void aligned(const struct sizes *s, size_t slots, size_t operations) {
 }
 
 /* A cache of values that are small at first and later large: each new one replaces old ones taken at random until all
- * fit. Most operations look a value up. In the last five eighths of the time hardly any value is
- * replaced. */
+ * fit. Most operations look a value up; the last five eighths do nothing else. */
 static void cache(const struct sizes *s, size_t bytes, size_t operations) {
   size_t capacity = bytes / s->low + 1, count = 0, held = 0;
-  size_t large_values = bytes / s->high * 3 / 4, every = operations / 4 / (large_values + 1) + 1;
+  size_t large_values = bytes / s->high * 3 / 2, every = operations / 4 / (large_values + 1) + 1;
   void **items = pointers_new(capacity);
   uint64_t sum = 0;
   for (size_t i = 0; i < operations; i++) {
     size_t size = i < operations / 8 ? s->low : s->high;
-    if (i % (i < operations / 8 ? 2 : i < operations / 8 * 3 ? every : 8192) == 0) {
+    if (i < operations / 8 * 3 && i % (i < operations / 8 ? 2 : every) == 0) {
       while (held + size > bytes || count == capacity) {
         size_t victim = rng_below(&rng, count);
         held -= object_check(items[victim]);
@@ -118,22 +117,22 @@ static void cache(const struct sizes *s, size_t bytes, size_t operations) {
   if (!sum) give_up("nothing was read");
 }
 
-/* Requests come and go; now and then one leaves an object behind, which later requests read. After half of the time,
+/* Requests come and go; now and then one leaves an object behind, which later requests read. After a third of the time,
  * three quarters of what has been left behind go. */
 static void server(const struct sizes *s, size_t per_request, size_t operations) {
   enum { KEPT = 50 };
-  size_t requests = operations / per_request, room = operations / KEPT * 2 + 1, count = 0;
+  size_t requests = operations / per_request, room = operations / KEPT + 1, count = 0;
   void **request = pointers_new(per_request), **kept = pointers_new(room);
   uint64_t sum = 0;
   for (size_t n = 0; n < requests; n++) {
     for (size_t i = 0; i < per_request; i++) request[i] = object_new(sizes_pick(s, &rng));
     for (size_t i = 0; i < per_request; i++)
-      if (n < requests / 2 && rng_below(&rng, KEPT) == 0 && count < room)
+      if (n < requests / 3 && rng_below(&rng, KEPT) == 0 && count < room)
         kept[count++] = request[i];
       else
         object_free(request[i]);
     for (size_t i = 0; count && i < per_request / 4; i++) sum += object_check(kept[rng_below(&rng, count)]);
-    if (n == requests / 2)
+    if (n == requests / 3)
       for (size_t i = 0; i < count; i++)
         if (rng_below(&rng, 4) != 0) {
           object_free(kept[i]);

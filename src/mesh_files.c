@@ -44,7 +44,7 @@ uint32_t mu_file_new(unsigned size_class, unsigned unit_pages) {
   }
   files.last = n + 1 < files.top ? n + 1 : 1;
   files.records[n] =
-      (struct mu_file_record){.size_class = (uint8_t)size_class, .unit_pages = (uint8_t)unit_pages, .open = 1};
+      (struct mu_file_record){.size_class = (uint8_t)size_class, .unit_pages = (uint8_t)(unit_pages & 63), .open = 1};
   return n;
 }
 

@@ -15,7 +15,8 @@ struct mu_file_record {
   uint8_t size_class;
   uint8_t open;   /* it can still take objects */
   uint8_t victim; /* being emptied */
-  uint8_t unit_pages;
+  uint8_t unit_pages : 6;
+  uint8_t tries : 2; /* how often it could not be emptied */
 };
 _Static_assert(sizeof(struct mu_file_record) == 16, "four to a cache line");
 

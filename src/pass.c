@@ -15,6 +15,7 @@ enum {
   PROBES = 64,
   MAX_UNIT_PAGES = 32,
   RUNS_PER_FILE = 4,
+  MAX_TRIES = 3,                   /* of emptying a file */
   MIN_VICTIM_PAGES = 16,           /* a file or two: emptying fewer is not worth the search */
   MAX_WORDS = MAX_UNIT_PAGES * 64, /* 16-byte slots of 64 KiB pages */
   BACKOFF_TICKS = 50,
@@ -167,11 +168,12 @@ static uint64_t *packed_bits(const struct goal *g) {
   return g->pack->bits + (size_t)g->unit * g->pack->words;
 }
 
-/* Left alone: spans with an exempt object; where pins cannot be seen, likely I/O buffers too. */
+/* Left alone: spans with an exempt object; where pins cannot be seen, also what is likely, or aligned well enough, to
+ * be a buffer for direct I/O. */
 static bool span_excluded(const struct shape *s, const struct mu_mini_heap *span) {
   if (span->exempt || span->state != MU_SPAN_CLOSED) return true;
   if (mu_engine_tier() == MU_TIER_FULL) return false;
-  return (span->flags & MU_MH_ALIGNED) || s->k->size > 1024;
+  return (span->flags & MU_MH_ALIGNED) || s->k->size > 1024 || s->k->size % 512 == 0;
 }
 
 static bool unit_excluded(const struct shape *s, uint32_t run, unsigned unit) {
@@ -845,7 +847,8 @@ static bool choose_victims(unsigned c) {
   for (uint32_t n = 1; n < mu_file_top(); n++) {
     struct mu_file_record *r = mu_file_at(n);
     uint64_t held = atomic_load_explicit(&r->pages, memory_order_relaxed);
-    r->victim = r->size_class == c && held && atomic_load_explicit(&r->refs, memory_order_relaxed) &&
+    r->victim = r->size_class == c && held && r->tries < MAX_TRIES &&
+                atomic_load_explicit(&r->refs, memory_order_relaxed) &&
                 (uint64_t)r->live * mu_classes[c].size * 2 < held << mu_arena.page_shift;
     any |= r->victim;
   }
@@ -875,6 +878,15 @@ static uint32_t runs_to_mesh_again(unsigned c, unsigned unit_pages, uint32_t *ru
   return n;
 }
 
+/* What has been stored to stays, and keeps its file. */
+static void note_failures(void) {
+  for (uint32_t n = 1; n < mu_file_top(); n++) {
+    struct mu_file_record *r = mu_file_at(n);
+    if (r->victim && atomic_load_explicit(&r->refs, memory_order_relaxed)) r->tries = (r->tries + 1U) & MAX_TRIES;
+    r->victim = 0;
+  }
+}
+
 /* Objects that are left in thin files are packed together anew, and the files go. */
 static size_t mesh_class_again(unsigned c, uint32_t *runs, uint32_t room, const struct mu_pass_policy *policy) {
   size_t saved = 0;
@@ -887,6 +899,7 @@ static size_t mesh_class_again(unsigned c, uint32_t *runs, uint32_t room, const 
     uint32_t n = runs_to_mesh_again(c, unit, runs, room);
     if (n) saved += mesh_group(&s, runs, n, pages, policy);
   }
+  if (saved) note_failures();
   return saved;
 }
 

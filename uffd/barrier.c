@@ -162,13 +162,22 @@ static int close_by_protecting(void) {
   return -EBUSY;
 }
 
+/* Who has stored into a meshed page has a copy of his own, and the kernel may be about to store there for him (a pin
+ * taken for I/O shows nowhere): such pages stay. Once the rest is protected, whoever wants to store waits. */
+static int close_meshed(uint64_t wanted, uint64_t *refused) {
+  uint64_t copies;
+  int r = without_barrier() ? 0 : close_by_protecting();
+  if (r == 0 && (r = mu_private_copies(in_run(0), mu_barrier.pages, &copies)) == 0) *refused = copies & wanted;
+  return r;
+}
+
 /* What is resident is asked once touches of holes wait: what is a hole then stays one. Sets *present to the pages that
  * are behind the barrier, *refused to those that stay where they are. */
 static int close_pages(uint64_t wanted, uint64_t *present, uint64_t *refused) {
   uint64_t movable;
   *refused = 0;
   *present = wanted;
-  if (mu_barrier.backing == MU_MESH_FILE) return without_barrier() ? 0 : close_by_protecting();
+  if (mu_barrier.backing == MU_MESH_FILE) return close_meshed(wanted, refused);
   int r = mu_resident(in_run(0), mu_barrier.pages, present, &movable);
   *present &= wanted;
   if (r < 0 || without_barrier()) return r;

@@ -134,19 +134,32 @@ bool mu_program_stands_still(void) {
 /* ---- residency -----------------------------------------------------------------------------------------------------
  */
 
+static int read_pagemap(const void *start, unsigned pages, uint64_t *entry) {
+  if (mu_engine.pagemap < 0) return -EBADF;
+  size_t len = pages * sizeof *entry;
+  ssize_t n = mu_pread(mu_engine.pagemap, entry, len, ((uintptr_t)start >> mu_engine.shift) * sizeof *entry);
+  return n == (ssize_t)len ? 0 : n < 0 ? (int)n : -EIO;
+}
+
 int mu_resident(const void *start, unsigned pages, uint64_t *present, uint64_t *movable) {
   uint64_t entry[MU_MAX_BARRIER_PAGES];
-  size_t len = pages * sizeof *entry;
   *present = *movable = 0;
-  if (mu_engine.pagemap < 0) return -EBADF;
-  ssize_t n = mu_pread(mu_engine.pagemap, entry, len, ((uintptr_t)start >> mu_engine.shift) * sizeof *entry);
-  if (n != (ssize_t)len) return n < 0 ? (int)n : -EIO;
-  for (unsigned i = 0; i < pages; i++) {
+  int r = read_pagemap(start, pages, entry);
+  for (unsigned i = 0; r == 0 && i < pages; i++) {
     uint64_t bit = (uint64_t)1 << i;
     if (entry[i] & (MU_PM_PRESENT | MU_PM_SWAPPED)) *present |= bit;
     if ((entry[i] & MU_PM_PRESENT) && (entry[i] & MU_PM_EXCLUSIVE) && !(entry[i] & MU_PM_FILE)) *movable |= bit;
   }
-  return 0;
+  return r;
+}
+
+int mu_private_copies(const void *start, unsigned pages, uint64_t *copies) {
+  uint64_t entry[MU_MAX_BARRIER_PAGES];
+  *copies = 0;
+  int r = read_pagemap(start, pages, entry);
+  for (unsigned i = 0; r == 0 && i < pages; i++)
+    if ((entry[i] & (MU_PM_PRESENT | MU_PM_SWAPPED)) && !(entry[i] & MU_PM_FILE)) *copies |= (uint64_t)1 << i;
+  return r;
 }
 
 bool mu_make_exclusive(void *start, unsigned pages) {

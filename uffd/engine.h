@@ -46,6 +46,9 @@ bool mu_caps_drop_ptrace(void);
  */
 bool mu_make_exclusive(void *start, unsigned pages);
 
+/* Which pages of a private mapping of a mesh file were stored to (bit i: page i). 0 or -errno. */
+int mu_private_copies(const void *start, unsigned pages, uint64_t *copies);
+
 /* ---- barrier: while it is closed, every touch of the range waits, unless mentioned below ------------------------- */
 
 /* Which pages of a range are resident (bit i: page i), and which of those could be moved: not shared with a forked

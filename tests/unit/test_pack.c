@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "src/arena.h"
+#include "src/mesh_files.h"
 #include "src/mesher.h"
 #include "src/options.h"
 #include "src/pack.h"
@@ -101,7 +102,7 @@ static void prepare_at_random(void) {
       if (made[i] != has_memory(pack, i) || made[i] != mu_bit(pack->made, (uint32_t)i))
         cr_assert_fail("step %d, page %zu: made %d", step, i, made[i]);
   }
-  cr_assert_eq(mu_mesher_counters.packed_bytes, count << mu_arena.page_shift);
+  cr_assert_eq(mu_file_bytes(), count << mu_arena.page_shift);
 }
 
 Test(pack, the_pages_asked_for_are_made) {
@@ -152,7 +153,7 @@ Test(pack, pages_made_ahead_are_made_once) {
   cr_assert_eq(blocks(other), 1);
   cr_assert_eq(pack->made[0], 0x7ff8);
   cr_assert_eq(pack->made[1], 4);
-  cr_assert_eq(mu_mesher_counters.packed_bytes, (size_t)14 << mu_arena.page_shift);
+  cr_assert_eq(mu_file_bytes(), (size_t)14 << mu_arena.page_shift);
   mu_pack_prepare_ahead(pack, 100, ~(uint64_t)0);
   mu_packs_seal_all();
   mu_reclaim_idle();
