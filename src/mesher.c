@@ -21,7 +21,8 @@ enum {
   IDLE_TICKS = 30,       /* without any change: sleep until woken */
   BURST_SECONDS = 60,    /* processor time is averaged over this */
   MIN_PAGES_A_PLAN = 64, /* less is not worth the barriers */
-  TURN_NS = 5000000,     /* of the program's time, where it must stand still; planning comes on top */
+  TURN_NS = 4000000,     /* of the program's time at once, where it must stand still */
+  TURN_WAIT_MS = 2000,   /* for the program to lend it; what was planned is stale then */
   MIN_BUDGET_NS = 1000000,
   START_BYTES = 8 << 20, /* smaller heaps are left alone: a thread costs more than they hold back */
   PURGE_PAGES = 16384,   /* at most so many in one go, between looks at the clock */
@@ -44,7 +45,7 @@ static struct {
   _Atomic uint32_t wanted;          /* what is asked for: WANT_* */
   _Atomic uint64_t freed;           /* by the last request answered */
   _Atomic uint32_t paused;
-  _Atomic uint32_t wants_turn; /* sync tiers: a pass would pay, if the program's one thread lends us a moment */
+  _Atomic uint32_t wants_turn; /* the program's one thread is asked to lend us a moment */
   pthread_t thread;
   int pid;           /* of the process that this is about */
   uint32_t attempts; /* that failed */
@@ -127,17 +128,69 @@ static size_t unused_pages(void) {
 /* ---- meshing -------------------------------------------------------------------------------------------------------
  */
 
-static bool may_mesh(bool waited_for) {
+/* ---- turns ---------------------------------------------------------------------------------------------------------
+ */
+
+/*
+ * Without a barrier the program must stand still while a run is meshed: its one thread, at a call that takes the slow
+ * way, waits for a moment. What is to be done is planned before.
+ */
+static struct {
+  bool held, unlimited; /* unlimited: somebody waits for all of it */
+  uint32_t ticket;
+  uint64_t since;
+} turn;
+
+static void answer(uint32_t ticket) {
+  atomic_store_explicit(&m.answered, ticket, memory_order_release);
+  mu_futex_wake(&m.answered, INT32_MAX);
+}
+
+static void end_turn(void) {
+  if (!turn.held || turn.unlimited) return;
+  turn.held = false;
+  answer(turn.ticket);
+}
+
+static void hold_turn(uint32_t ticket, bool unlimited) {
+  turn.ticket = ticket;
+  turn.unlimited = unlimited;
+  turn.since = mu_now_ns();
+  turn.held = true;
+}
+
+/* Somebody who asks for anything else waits as well, but for that: it is left to the main loop. */
+static bool take_turn(void) {
+  uint64_t end = mu_now_ns() + (uint64_t)TURN_WAIT_MS * 1000000;
+  while (mu_now_ns() < end) {
+    uint32_t bell = atomic_load_explicit(&m.bell, memory_order_acquire);
+    uint32_t asked = atomic_load_explicit(&m.asked, memory_order_acquire);
+    if (asked != atomic_load_explicit(&m.answered, memory_order_relaxed)) {
+      if (atomic_load_explicit(&m.wanted, memory_order_relaxed) != WANT_TURN) return false;
+      atomic_fetch_and_explicit(&m.wanted, ~(uint32_t)WANT_TURN, memory_order_relaxed);
+      hold_turn(asked, false);
+      if (mu_program_stands_still()) return true;
+      end_turn();
+      return false;
+    }
+    atomic_store_explicit(&m.wants_turn, 1, memory_order_relaxed);
+    atomic_store_explicit(&mu_mesher_listens, 1, memory_order_relaxed);
+    mu_futex_wait(&m.bell, bell, (int64_t)TICK_MS * 1000000);
+  }
+  return false;
+}
+
+static bool may_go_on(void) {
+  if (mu_engine_tier() <= MU_TIER_FULL_WP) return true;
+  if (turn.held && (turn.unlimited || mu_now_ns() - turn.since < TURN_NS)) return true;
+  end_turn();
+  return take_turn();
+}
+
+static bool may_mesh(void) {
   if (!mu_options.mesh || atomic_load_explicit(&m.paused, memory_order_relaxed)) return false;
   if (mu_engine_tier() == MU_TIER_UNKNOWN) mu_engine_start();
-  switch (mu_engine_tier()) {
-  case MU_TIER_FULL:
-    return true;
-  case MU_TIER_FULL_WP:
-    return mu_no_pins();
-  default:
-    return waited_for && mu_program_stands_still();
-  }
+  return mu_engine_tier() != MU_TIER_FULL_WP || mu_no_pins();
 }
 
 /* While a class loses more than a fiftieth of its live slots a tick, what is packed now is too full a moment later. So
@@ -161,9 +214,9 @@ static bool is_being_emptied(unsigned c) {
   return trend[c].calm < CALM_TICKS && trend[c].falling < PATIENCE_TICKS;
 }
 
-static size_t mesh(const struct mu_pass_policy *policy, bool waited_for) {
+static size_t mesh(const struct mu_pass_policy *policy) {
   size_t pages = 0;
-  if (!may_mesh(waited_for)) return 0;
+  if (!may_mesh()) return 0;
   mu_mapping_budget_refresh();
   mu_pass_choose_units();
   for (unsigned c = 1; c < MU_CLASSES; c++)
@@ -171,6 +224,7 @@ static size_t mesh(const struct mu_pass_policy *policy, bool waited_for) {
       pages += mu_pass_class(c, policy);
     else
       m.deferred = true;
+  end_turn();
   mu_count(&mu_mesher_counters.freed_bytes, pages << mu_arena.page_shift);
   if (mu_options.validate)
     for (unsigned c = 1; c < MU_CLASSES; c++) {
@@ -209,12 +263,12 @@ static size_t purge_now(void) {
 }
 
 static size_t compact_fully(void) {
-  struct mu_pass_policy policy = {.quiet_ticks = 0, .min_pages = 1, .ignore_backoff = true};
+  struct mu_pass_policy policy = {.min_pages = 1, .ignore_backoff = true, .may_go_on = may_go_on};
   uint32_t now = atomic_load_explicit(&mu_tick, memory_order_relaxed);
   if (atomic_load_explicit(&m.paused, memory_order_relaxed)) return 0;
   size_t pages = purge(now), got;
   for (int round = 0; round < COMPACT_ROUNDS; round++) {
-    pages += got = mesh(&policy, true);
+    pages += got = mesh(&policy);
     if (!got) break;
   }
   return (pages + purge(now)) << mu_arena.page_shift;
@@ -239,13 +293,14 @@ static void earn_budget(void) {
   m.last_cpu = cpu;
 }
 
-static bool mesh_as_it_pays(bool waited_for) {
-  size_t ns = waited_for ? TURN_NS : mu_max((size_t)m.budget_ns, MIN_BUDGET_NS);
+static bool mesh_as_it_pays(void) {
+  size_t ns = m.budget_ns > MIN_BUDGET_NS ? (size_t)m.budget_ns : MIN_BUDGET_NS;
   struct mu_pass_policy policy = {.quiet_ticks = mu_options.eager ? 0 : QUIET_TICKS,
                                   .min_pages = mu_options.eager ? 1 : MIN_PAGES_A_PLAN,
                                   .deadline_ns = mu_thread_cpu_ns() + ns,
-                                  .ignore_backoff = mu_options.eager};
-  return mesh(&policy, waited_for) > 0;
+                                  .ignore_backoff = mu_options.eager,
+                                  .may_go_on = may_go_on};
+  return mesh(&policy) > 0;
 }
 
 /* The capability is used at once and given up. */
@@ -259,11 +314,14 @@ static void answer_requests(void) {
   if (asked == atomic_load_explicit(&m.answered, memory_order_relaxed)) return;
   uint32_t wanted = atomic_exchange_explicit(&m.wanted, 0, memory_order_acq_rel);
   if (wanted & WANT_ENGINE) open_and_drop();
-  if (wanted & WANT_TURN) mesh_as_it_pays(true);
   if (wanted & WANT_PURGE) atomic_store_explicit(&m.freed, purge_now(), memory_order_relaxed);
-  if (wanted & WANT_COMPACT) atomic_store_explicit(&m.freed, compact_fully(), memory_order_relaxed);
-  atomic_store_explicit(&m.answered, asked, memory_order_release);
-  mu_futex_wake(&m.answered, INT32_MAX);
+  if (wanted & WANT_COMPACT) {
+    if (mu_engine_tier() == MU_TIER_UNKNOWN && mu_options.mesh) mu_engine_start();
+    if (mu_engine_tier() > MU_TIER_FULL_WP && mu_program_stands_still()) hold_turn(asked, true);
+    atomic_store_explicit(&m.freed, compact_fully(), memory_order_relaxed);
+    turn.held = turn.unlimited = false;
+  }
+  answer(asked);
 }
 
 static void tick(void) {
@@ -273,18 +331,10 @@ static void tick(void) {
   watch_classes();
   if (unused_pages()) purge(now - decay);
   if ((m.budget_ns <= 0 && !mu_options.eager) || !worth_a_try()) return;
-  if (mu_engine_tier() <= MU_TIER_FULL_WP) {
-    m.deferred = false;
-    bool paid = mesh_as_it_pays(false);
-    m.pause = paid || m.deferred ? 0 : (uint32_t)mu_min(m.pause * 2 + 1, MAX_REST_TICKS);
-    m.rest = m.pause;
-  }
-  if (mu_engine_tier() > MU_TIER_FULL_WP) {
-    /* Only while the program's one thread waits for us: it lends us a moment at its next call that takes the slow way.
-     */
-    atomic_store_explicit(&m.wants_turn, 1, memory_order_relaxed);
-    atomic_store_explicit(&mu_mesher_listens, 1, memory_order_relaxed);
-  }
+  m.deferred = false;
+  bool paid = mesh_as_it_pays();
+  m.pause = paid || m.deferred ? 0 : (uint32_t)mu_min(m.pause * 2 + 1, MAX_REST_TICKS);
+  m.rest = m.pause;
 }
 
 /* How long to sleep: for ever when nothing has happened for a while and nothing is left to give back. */
@@ -422,6 +472,7 @@ void mu_mesher_forget(void) {
   mu_packs_forget();
   uint32_t paused = atomic_load_explicit(&m.paused, memory_order_relaxed);
   memset(&m, 0, sizeof m);
+  memset(&turn, 0, sizeof turn);
   m.pid = mu_pid();
   atomic_store_explicit(&m.paused, paused, memory_order_relaxed);
   atomic_store_explicit(&mu_mesher_listens, 0, memory_order_relaxed);

@@ -673,6 +673,7 @@ static size_t carry_out(struct plan *p, const struct mu_pass_policy *policy) {
     for (uint32_t i = 0; i < p->count && !out_of_time(policy); i++) {
       if (p->search.role[i] != (anchors ? MU_RUN_ANCHOR : MU_RUN_EVACUATED)) continue;
       if (!mappings_left(p->s.units_per_run)) break;
+      if (!policy->may_go_on()) break;
       carry_out_run(p, &pass, i);
       if (anchors) prepare_next(p, i);
       saved += mesh_run(&pass);
@@ -725,6 +726,7 @@ static size_t carry_out_again(struct plan *p, const struct mu_pass_policy *polic
   for (int anchors = ready ? 1 : -1; anchors >= 0; anchors--)
     for (uint32_t i = 0; i < p->count; i++) {
       if ((p->search.role[i] == MU_RUN_ANCHOR) != anchors || !mappings_left(p->s.units_per_run)) continue;
+      if (!policy->may_go_on()) break;
       carry_out_run(p, &pass, i);
       if (!anchors) set_loners(&pass, p, i, loners);
       mesh_run(&pass);

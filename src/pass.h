@@ -10,6 +10,7 @@ struct mu_pass_policy {
   uint32_t min_pages;   /* a plan that saves less is not carried out */
   uint64_t deadline_ns; /* of this thread's processor time: stop when it has passed; 0: never */
   bool ignore_backoff;
+  bool (*may_go_on)(void); /* asked before each run; false ends the plan */
 };
 
 /* Meshes what pays among the runs of a class. Returns physical pages given back. */

@@ -3,7 +3,7 @@
  * A heap that is worth meshing, for the scripts that run it under LIB: sparse [SECONDS [VARIANT]]. One thread builds
  * 200,000 stamped objects, frees nine of ten at random, and then does a little for up to SECONDS (3): the library must
  * mesh by itself. It ends when memory has been under half of its peak for a while. Prints, each on a line of its own:
- * `peak KB` and `pss KB`, `tier N`, `meshes N`, `pages N` (as refused by nobody: those meshed now), `ring N`,
+ * `peak KB` and `pss KB`, `tier N`, `meshes N`, `pages N` of units that are meshed now, `ring N`,
  * `vector N`. Exit status 1 when data is wrong.
  *
  * Variants: `stay` goes on for all of SECONDS; `caps` prints a line for each thread too, `caps NAME EFFECTIVE

@@ -110,7 +110,7 @@ stats_lines() {
     "faults resolved:    $number, longest $number us" \
     "pages refused:      $number by the kernel; units: $number busy, $number exempt, $number overlap, $number shared, $number no mapping" \
     "mappings in use:    $number" \
-    "given back:         $megabytes MB by meshing, $megabytes MB of unused pages; mesh files hold $megabytes MB at most" \
+    "given back:         $megabytes MB by meshing, $megabytes MB of unused pages; mesh files hold $megabytes MB" \
     "operations:         $number by ring, $number by vector, $number plain"
 }
 for name in level-1 small; do

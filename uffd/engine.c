@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Start and stop of the kernel side, and what it knows of residency. */
 #include "src/log.h"
+#include "src/options.h"
 #include "src/sys.h"
 #include "uffd/internal.h"
 #include <errno.h>
@@ -59,6 +60,7 @@ void mu_engine_start(void) {
     return;
   }
   mu_tier_probe();
+  if (mu_options.drop_caps) mu_caps_drop_ptrace(); /* before another thread is made, which would have it too */
   if (mu_engine.uffd < 0) return;
   if (mu_engine.move && !mu_make_scratch()) {
     give_up("no memory for pages in transit");
