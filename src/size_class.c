@@ -5,8 +5,9 @@
 struct mu_size_class mu_classes[MU_CLASSES];
 uint8_t mu_class_table[MU_TABLE_MAX / 16 + 1];
 
-/* Derived from nothing but trial: 8 KiB a refill keeps a thread's hoard small and the class lock rare. */
-enum { BATCH_BYTES = 8192, MAX_BATCH = 32 };
+/* Derived from nothing but trial: 8 KiB a refill and 16 KiB a vector keep a thread's hoard small and the class lock
+ * rare. */
+enum { BATCH_BYTES = 8192, MAX_BATCH = 64, VECTOR_BYTES = 16384, MIN_CAP = 4 };
 
 static uint32_t size_of_class(unsigned c) {
   if (c <= 8) return c * 16;
@@ -39,7 +40,7 @@ static void describe(struct mu_size_class *k, uint32_t size, size_t page) {
   k->span_shift = (uint16_t)mu_log2(k->span_pages);
   size_t batch = mu_min(mu_max(BATCH_BYTES / size, 1), MAX_BATCH);
   k->batch = (uint16_t)batch;
-  k->cap = (uint16_t)mu_min(mu_max(batch * 2, 4), MU_VECTOR_ROOM);
+  k->cap = (uint16_t)mu_min(mu_max(VECTOR_BYTES / size, MIN_CAP), MU_VECTOR_ROOM);
   k->meshable = size < page;
 }
 

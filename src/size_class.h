@@ -14,7 +14,7 @@ enum {
   MU_CLASSES = 41,        /* 1 to 40 */
   MU_MAX_SMALL = 32768,
   MU_TABLE_MAX = 1024, /* sizes up to this go through the table */
-  MU_VECTOR_ROOM = 63,
+  MU_VECTOR_ROOM = 255,
 };
 
 struct mu_size_class {

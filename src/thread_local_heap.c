@@ -9,6 +9,8 @@
 #include <string.h>
 #include <sys/auxv.h>
 
+enum { VECTOR_ALIGN = sizeof(struct mu_shuffle_vector) };
+
 static struct mu_thread_local_heap empty_heap;
 /* A thread that has ended (its key's destructor has run) and still calls: served slot by slot, keeping nothing. */
 static struct mu_thread_local_heap ended_heap;
@@ -49,8 +51,8 @@ static struct mu_thread_local_heap *take_heap(void) {
   struct mu_thread_local_heap *t = registry.free;
   if (t) {
     registry.free = t->next;
-  } else if ((t = mu_meta_alloc(sizeof *t + 448))) {
-    t = (struct mu_thread_local_heap *)mu_round_up((uintptr_t)t, 512);
+  } else if ((t = mu_meta_alloc(sizeof *t + VECTOR_ALIGN))) {
+    t = (struct mu_thread_local_heap *)mu_round_up((uintptr_t)t, VECTOR_ALIGN);
   }
   if (t) {
     t->rng = mu_rng_next(&registry.seeds);

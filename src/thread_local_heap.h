@@ -13,13 +13,13 @@ struct mu_shuffle_vector {
   uint32_t count, cap; /* slots[0..count) are free slots of this thread's; cap 0: push nothing */
   void *slots[MU_VECTOR_ROOM];
 };
-_Static_assert(sizeof(struct mu_shuffle_vector) == 512, "a power of two");
+_Static_assert(sizeof(struct mu_shuffle_vector) == 2048, "a power of two");
 
 struct mu_thread_local_heap {
   struct mu_shuffle_vector vectors[MU_CLASSES]; /* [0]: always empty, cap 0 */
   struct mu_thread_local_heap *next, *prev;     /* registry, under its lock */
   uint64_t rng;
-} __attribute__((aligned(512)));
+} __attribute__((aligned(2048)));
 
 /* Never NULL: a thread that has no heap yet, or none any more, has the empty one, whose vectors send both malloc and
  * free the slow way. */
