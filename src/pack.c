@@ -32,11 +32,16 @@ static void destroy(struct mu_pack *pack) {
   mu_scratch_free(pack, pack->map_bytes);
 }
 
-static void seal_oldest(void) {
-  struct mu_pack **at = &mu_packs;
-  while ((*at)->next) at = &(*at)->next;
-  destroy(*at);
-  *at = NULL;
+/* False when a plan refers to all of them. */
+static bool seal_oldest(void) {
+  struct mu_pack **oldest = NULL;
+  for (struct mu_pack **at = &mu_packs; *at; at = &(*at)->next)
+    if (!(*at)->pinned) oldest = at;
+  if (!oldest) return false;
+  struct mu_pack *pack = *oldest;
+  *oldest = pack->next;
+  destroy(pack);
+  return true;
 }
 
 static unsigned count(void) {
@@ -45,25 +50,34 @@ static unsigned count(void) {
   return n;
 }
 
+void mu_packs_begin_plan(unsigned size_class, unsigned unit_pages) {
+  while (count() + MU_MAX_PLAN_FILES > MAX_PACKS && seal_oldest()) {
+  }
+  for (struct mu_pack *p = mu_packs; p; p = p->next)
+    p->pinned = p->size_class == size_class && p->unit_pages == unit_pages;
+}
+
+void mu_packs_end_plan(void) {
+  for (struct mu_pack *p = mu_packs; p; p = p->next) p->pinned = false;
+}
+
 struct mu_pack *mu_pack_create(unsigned size_class, unsigned unit_pages, unsigned words, uint32_t units) {
   size_t pages = (size_t)units * unit_pages, made = (pages + 63) / 64;
   size_t bytes = sizeof(struct mu_pack) + ((size_t)units * words + made) * 8 + units * 4UL;
-  if (count() >= MAX_PACKS) seal_oldest();
+  if (count() >= MAX_PACKS && !seal_oldest()) return NULL;
   struct mu_pack *pack = mu_scratch_alloc(bytes);
   if (!pack) return NULL;
   *pack = (struct mu_pack){.size_class = (uint8_t)size_class,
                            .unit_pages = (uint8_t)unit_pages,
                            .words = (uint16_t)words,
                            .units = units,
+                           .pinned = true,
                            .map_bytes = bytes};
   pack->bits = (uint64_t *)(void *)(pack + 1);
   pack->made = pack->bits + (size_t)units * words;
   pack->live = (uint32_t *)(void *)(pack->made + made);
   int r = mu_file_create(&pack->file, pages << mu_arena.page_shift);
-  if (r == -EMFILE && mu_packs) {
-    seal_oldest();
-    r = mu_file_create(&pack->file, pages << mu_arena.page_shift);
-  }
+  while (r == -EMFILE && seal_oldest()) r = mu_file_create(&pack->file, pages << mu_arena.page_shift);
   if (r == 0 && !(pack->number = mu_file_new(size_class, unit_pages))) {
     mu_file_seal(&pack->file);
     r = -ENFILE;

@@ -15,6 +15,7 @@ struct mu_pack {
   uint8_t size_class;
   uint8_t unit_pages;
   uint16_t words;       /* of a unit's bitmap */
+  bool pinned;          /* a plan refers to it */
   uint32_t units;       /* capacity */
   uint32_t founded;     /* units that exist */
   uint64_t *bits;       /* [units * words] */
@@ -25,6 +26,12 @@ struct mu_pack {
 };
 
 extern struct mu_pack *mu_packs;
+
+enum { MU_MAX_PLAN_FILES = 25 }; /* that one plan may make */
+
+/* Between these two, packs of that shape and those that are made are not sealed to make room for others. */
+void mu_packs_begin_plan(unsigned size_class, unsigned unit_pages);
+void mu_packs_end_plan(void);
 
 /* A new pack of at least `units` units at the head of the list, or NULL. Seals the oldest when there are too many. */
 struct mu_pack *mu_pack_create(unsigned size_class, unsigned unit_pages, unsigned words, uint32_t units);

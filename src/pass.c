@@ -603,7 +603,7 @@ static struct goal goal_of(const struct plan *p, uint32_t number) {
   return (struct goal){NULL, 0};
 }
 
-enum { MAX_PLAN_FILES = 24 };
+enum { MAX_PLAN_FILES = MU_MAX_PLAN_FILES - 1 }; /* and one for loners */
 
 static bool found_files(struct plan *p) {
   uint32_t upr = p->s.units_per_run, runs = p->search.founded / upr;
@@ -753,6 +753,7 @@ static size_t mesh_group(const struct shape *s, uint32_t *runs, uint32_t count, 
   struct plan p = {.s = *s, .again = again, .victim_pages = victim_pages, .count = count, .runs = runs};
   size_t saved = 0;
   if (!plan_allocate(&p)) return 0;
+  mu_packs_begin_plan(s->size_class, s->unit_pages);
   offer_targets(&p);
   again ? offer_again(&p) : offer_runs(&p);
   mu_mesh_search(&p.search);
@@ -761,6 +762,7 @@ static size_t mesh_group(const struct shape *s, uint32_t *runs, uint32_t count, 
   else if (p.search.pages_saved >= policy->min_pages)
     saved = carry_out(&p, policy);
   if (!again) back_off(&p);
+  mu_packs_end_plan();
   mu_scratch_free(p.memory, p.bytes);
   return saved;
 }

@@ -32,6 +32,7 @@ static unsigned packs(void) {
 static struct mu_pack *create(void) {
   struct mu_pack *pack = mu_pack_create(5, 4, 3, FILE_PAGES / 4);
   cr_assert_not_null(pack);
+  mu_packs_end_plan();
   return pack;
 }
 
