@@ -4,6 +4,7 @@
  * memalign rounds a bad alignment up, free keeps errno.
  */
 #include "src/entry.h"
+#include "src/fork.h"
 #include "src/large.h"
 #include "src/log.h"
 #include "src/thread_local_heap.h"
@@ -43,6 +44,7 @@ void *mu_malloc(size_t size) {
 
 static MU_NOINLINE void free_slow(void *p) {
   if (!p) return;
+  mu_check_forked();
   size_t page = mu_page_of(p);
   if (page >= mu_arena_limit()) mu_die("free(%p): not an allocation of this allocator", p);
   const struct mu_run *run = mu_run_of(page);

@@ -24,7 +24,8 @@ uint64_t mu_file_bytes(void) {
 }
 
 static bool unused(const struct mu_file_record *r) {
-  return !r->open && atomic_load_explicit(&r->refs, memory_order_relaxed) == 0;
+  /* acquire: whoever gave up the last reference is done with the record */
+  return atomic_load_explicit(&r->refs, memory_order_acquire) == 0;
 }
 
 uint32_t mu_file_new(unsigned size_class, unsigned unit_pages) {
@@ -43,8 +44,8 @@ uint32_t mu_file_new(unsigned size_class, unsigned unit_pages) {
     files.top++;
   }
   files.last = n + 1 < files.top ? n + 1 : 1;
-  files.records[n] =
-      (struct mu_file_record){.size_class = (uint8_t)size_class, .unit_pages = (uint8_t)(unit_pages & 63), .open = 1};
+  files.records[n] = (struct mu_file_record){
+      .size_class = (uint8_t)size_class, .unit_pages = (uint8_t)(unit_pages & 63), .open = 1, .refs = 1};
   return n;
 }
 
@@ -63,13 +64,26 @@ void mu_file_ref(uint32_t number) {
   atomic_fetch_add_explicit(&files.records[number].refs, 1, memory_order_relaxed);
 }
 
+/* While it is open one reference is its own, so the last holder is alone, and nobody takes a new one. */
 void mu_file_unref(uint32_t number) {
   struct mu_file_record *r = &files.records[number];
-  if (atomic_fetch_sub_explicit(&r->refs, 1, memory_order_relaxed) == 1 && !r->open) forget_pages(r);
+  uint32_t refs = atomic_load_explicit(&r->refs, memory_order_relaxed);
+  do {
+    if (refs == 1) {
+      forget_pages(r);
+      atomic_store_explicit(&r->refs, 0, memory_order_release);
+      return;
+    }
+  } while (
+      !atomic_compare_exchange_weak_explicit(&r->refs, &refs, refs - 1, memory_order_acq_rel, memory_order_relaxed));
 }
 
 void mu_file_closed(uint32_t number) {
-  struct mu_file_record *r = &files.records[number];
-  r->open = 0;
-  if (atomic_load_explicit(&r->refs, memory_order_relaxed) == 0) forget_pages(r);
+  files.records[number].open = 0;
+  mu_file_unref(number);
+}
+
+void mu_files_close_all(void) {
+  for (uint32_t n = 1; n < files.top; n++)
+    if (files.records[n].open) mu_file_closed(n);
 }

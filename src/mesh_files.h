@@ -9,7 +9,7 @@
 #include "src/common.h"
 
 struct mu_file_record {
-  _Atomic uint32_t refs;  /* units mapped onto it */
+  _Atomic uint32_t refs;  /* units mapped onto it, and one while it is open */
   _Atomic uint32_t pages; /* that have memory */
   uint32_t live;          /* live slots of these units; mesher thread only, counted anew each time */
   uint8_t size_class;
@@ -30,6 +30,12 @@ void mu_file_ref(uint32_t number);
 void mu_file_unref(uint32_t number);
 /* Nothing can be added any more. */
 void mu_file_closed(uint32_t number);
+/* In a forked child, which cannot add to any. */
+void mu_files_close_all(void);
+/* Units mapped onto it. Mesher thread only. */
+static inline uint32_t mu_file_units(const struct mu_file_record *r) {
+  return atomic_load_explicit(&r->refs, memory_order_relaxed) - r->open;
+}
 /* Memory of all files that units show, bytes. */
 uint64_t mu_file_bytes(void);
 

@@ -34,7 +34,7 @@ enum {
 
 struct mu_mesher_counters mu_mesher_counters;
 
-enum { NOT_STARTED, RUNNING };
+enum { NOT_STARTED, STARTING, RUNNING };
 enum { WANT_COMPACT = 1, WANT_TURN = 2, WANT_ENGINE = 4, WANT_PURGE = 8 };
 
 static struct {
@@ -44,8 +44,7 @@ static struct {
   _Atomic uint32_t asked, answered; /* requests: tickets */
   _Atomic uint32_t wanted;          /* what is asked for: WANT_* */
   _Atomic uint64_t freed;           /* by the last request answered */
-  _Atomic uint32_t paused;
-  _Atomic uint32_t wants_turn; /* the program's one thread is asked to lend us a moment */
+  _Atomic uint32_t wants_turn;      /* the program's one thread is asked to lend us a moment */
   pthread_t thread;
   int pid;           /* of the process that this is about */
   uint32_t attempts; /* that failed */
@@ -160,7 +159,7 @@ static void hold_turn(uint32_t ticket, bool unlimited) {
 }
 
 /* Somebody who asks for anything else waits as well, but for that: it is left to the main loop. */
-static bool take_turn(void) {
+static bool wait_for_turn(void) {
   uint64_t end = mu_now_ns() + (uint64_t)TURN_WAIT_MS * 1000000;
   while (mu_now_ns() < end) {
     uint32_t bell = atomic_load_explicit(&m.bell, memory_order_acquire);
@@ -180,7 +179,14 @@ static bool take_turn(void) {
   return false;
 }
 
+static bool take_turn(void) {
+  bool taken = wait_for_turn();
+  atomic_store_explicit(&m.wants_turn, 0, memory_order_relaxed);
+  return taken;
+}
+
 static bool may_go_on(void) {
+  if (mu_pass_paused()) return false;
   if (mu_engine_tier() <= MU_TIER_FULL_WP) return true;
   if (turn.held && (turn.unlimited || mu_now_ns() - turn.since < TURN_NS)) return true;
   end_turn();
@@ -188,7 +194,7 @@ static bool may_go_on(void) {
 }
 
 static bool may_mesh(void) {
-  if (!mu_options.mesh || atomic_load_explicit(&m.paused, memory_order_relaxed)) return false;
+  if (!mu_options.mesh || mu_pass_paused()) return false;
   if (mu_engine_tier() == MU_TIER_UNKNOWN) mu_engine_start();
   return mu_engine_tier() != MU_TIER_FULL_WP || mu_no_pins();
 }
@@ -265,7 +271,7 @@ static size_t purge_now(void) {
 static size_t compact_fully(void) {
   struct mu_pass_policy policy = {.min_pages = 1, .ignore_backoff = true, .may_go_on = may_go_on};
   uint32_t now = atomic_load_explicit(&mu_tick, memory_order_relaxed);
-  if (atomic_load_explicit(&m.paused, memory_order_relaxed)) return 0;
+  if (mu_pass_paused()) return 0;
   size_t pages = purge(now), got;
   for (int round = 0; round < COMPACT_ROUNDS; round++) {
     pages += got = mesh(&policy);
@@ -407,10 +413,13 @@ static void start(void) {
   uint32_t not_started = NOT_STARTED;
   if (atomic_load_explicit(&m.state, memory_order_relaxed) != NOT_STARTED || mu_pid() != m.pid) return;
   if (m.attempts && m.attempts++ % RETRY_EVERY) return;
-  if (!atomic_compare_exchange_strong_explicit(&m.state, &not_started, RUNNING, memory_order_acq_rel,
+  if (!atomic_compare_exchange_strong_explicit(&m.state, &not_started, STARTING, memory_order_acq_rel,
                                                memory_order_relaxed))
     return;
-  if (mu_thread_create(&m.thread, run) == 0) return;
+  if (mu_thread_create(&m.thread, run) == 0) {
+    atomic_store_explicit(&m.state, RUNNING, memory_order_release);
+    return;
+  }
   m.attempts = 1;
   atomic_store_explicit(&m.state, NOT_STARTED, memory_order_release);
 }
@@ -457,23 +466,19 @@ size_t mu_mesher_purge(void) {
 }
 
 void mu_mesher_pause(void) {
-  atomic_fetch_add_explicit(&m.paused, 1, memory_order_relaxed);
-  mu_pass_lock(); /* one that is under way ends first */
-  mu_pass_unlock();
+  mu_pass_pause();
 }
 
 void mu_mesher_resume(void) {
-  atomic_fetch_sub_explicit(&m.paused, 1, memory_order_relaxed);
+  mu_pass_resume();
 }
 
 /* In a forked child there is no mesher. */
 void mu_mesher_forget(void) {
   mu_engine_forget();
   mu_packs_forget();
-  uint32_t paused = atomic_load_explicit(&m.paused, memory_order_relaxed);
   memset(&m, 0, sizeof m);
   memset(&turn, 0, sizeof turn);
   m.pid = mu_pid();
-  atomic_store_explicit(&m.paused, paused, memory_order_relaxed);
   atomic_store_explicit(&mu_mesher_listens, 0, memory_order_relaxed);
 }

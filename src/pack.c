@@ -154,7 +154,7 @@ void mu_packs_seal_unused(void) {
   for (struct mu_pack **at = &mu_packs; *at;) {
     struct mu_pack *pack = *at;
     const struct mu_file_record *record = mu_file_at(pack->number);
-    if (pack->founded && !record->victim && atomic_load_explicit(&record->refs, memory_order_relaxed)) {
+    if (pack->founded && !record->victim && mu_file_units(record)) {
       at = &pack->next;
       continue;
     }
@@ -172,6 +172,7 @@ void mu_packs_seal_all(void) {
 }
 
 void mu_packs_forget(void) {
+  mu_files_close_all();
   ahead.mask = 0;
   mu_packs = NULL;
 }

@@ -23,15 +23,49 @@ enum {
 
 static struct mu_lock pass_lock = MU_LOCK_INIT(MU_RANK_PASS), gate = MU_LOCK_INIT(MU_RANK_LEAF);
 
+/* Who waits for the lock: the mesher, which takes it again and again, lets them go first. */
+static _Atomic uint32_t waiters;
+static _Atomic uint32_t paused;
+
 void mu_pass_lock(void) {
+  atomic_fetch_add_explicit(&waiters, 1, memory_order_relaxed);
   mu_lock_take(&pass_lock);
+  atomic_fetch_sub_explicit(&waiters, 1, memory_order_relaxed);
 }
+
+bool mu_pass_try_lock(unsigned ms) {
+  atomic_fetch_add_explicit(&waiters, 1, memory_order_relaxed);
+  bool taken = mu_lock_try(&pass_lock, ms);
+  atomic_fetch_sub_explicit(&waiters, 1, memory_order_relaxed);
+  return taken;
+}
+
 void mu_pass_unlock(void) {
   mu_lock_release(&pass_lock);
 }
-bool mu_pass_try_lock(unsigned ms) {
-  return mu_lock_try(&pass_lock, ms);
+
+enum { YIELDS = 1000 };
+
+static void lock_behind_others(void) {
+  for (int i = 0; i < YIELDS && atomic_load_explicit(&waiters, memory_order_relaxed); i++)
+    mu_sys_call(MU_SYS_sched_yield, 0, 0, 0, 0, 0, 0);
+  mu_lock_take(&pass_lock);
 }
+
+bool mu_pass_paused(void) {
+  return atomic_load_explicit(&paused, memory_order_relaxed);
+}
+
+void mu_pass_pause(void) {
+  atomic_fetch_add_explicit(&paused, 1, memory_order_relaxed);
+  mu_pass_lock(); /* one that is under way ends first; none begins, since that is asked under the lock */
+  mu_pass_unlock();
+}
+
+void mu_pass_resume(void) {
+  atomic_fetch_sub_explicit(&paused, 1, memory_order_relaxed);
+}
+
 void mu_gate_close(void) {
   mu_lock_take(&gate);
 }
@@ -39,6 +73,7 @@ void mu_gate_open(void) {
   mu_lock_release(&gate);
 }
 void mu_pass_renew(void) {
+  atomic_store_explicit(&waiters, 0, memory_order_relaxed);
   mu_lock_renew(&pass_lock);
   mu_lock_renew(&gate);
 }
@@ -461,8 +496,8 @@ static size_t mesh_run(struct run_pass *p) {
   p->done = p->fresh = 0;
   p->saved = 0;
   p->faulted = false;
-  mu_pass_lock();
-  if (prepare(p)) {
+  lock_behind_others();
+  if (!mu_pass_paused() && prepare(p)) {
     unsigned most = window_units(s);
     for (struct window w = {0, 0}; w.first < s->units_per_run; w.first += w.n) {
       w.n = next_window(p, w.first, most);
@@ -487,7 +522,8 @@ struct plan {
   struct mu_mesh_search search;
   struct mu_pack **anchors; /* pack of each RUNS_PER_FILE anchor runs, in order */
   uint32_t runs_per_file;
-  uint64_t victim_pages; /* again: memory of the files that are to be emptied */
+  struct mu_pack *loners; /* again: for units that join nobody */
+  uint64_t victim_pages;  /* again: memory of the files that are to be emptied */
   char *memory;
   size_t bytes;
 };
@@ -594,7 +630,7 @@ static struct goal goal_of(const struct plan *p, uint32_t number) {
   }
   for (struct mu_pack *k = mu_packs; k; k = k->next) {
     /* Packs of this plan's own anchors come first in the list; targets were numbered without them. */
-    bool own = false;
+    bool own = k == p->loners;
     for (uint32_t i = 0; i * p->runs_per_file * p->s.units_per_run < q->founded; i++) own |= p->anchors[i] == k;
     if (own || k->size_class != p->s.size_class || k->unit_pages != p->s.unit_pages) continue;
     if (number < k->founded) return (struct goal){k, number};
@@ -712,29 +748,40 @@ static void set_loners(struct run_pass *pass, const struct plan *p, uint32_t i, 
       pass->goals[u] = (struct goal){loners, loners->founded++};
 }
 
+/* What has been stored to stays, and keeps its file. */
+static void note_failures(void) {
+  for (uint32_t n = 1; n < mu_file_top(); n++) {
+    struct mu_file_record *r = mu_file_at(n);
+    if (r->victim && mu_file_units(r)) r->tries = (r->tries + 1U) & MAX_TRIES;
+  }
+}
+
 static size_t carry_out_again(struct plan *p, const struct mu_pass_policy *policy) {
   static struct run_pass pass;
   uint32_t lone;
   uint64_t need = pages_needed(p, &lone), have = p->victim_pages;
   size_t words = (size_t)p->s.words * p->s.units_per_run;
   if (need + policy->min_pages > have) return 0;
-  struct mu_pack *loners = lone ? mu_pack_create(p->s.size_class, p->s.unit_pages, p->s.words, lone) : NULL;
+  uint64_t before = mu_file_bytes();
+  p->loners = lone ? mu_pack_create(p->s.size_class, p->s.unit_pages, p->s.words, lone) : NULL;
   pass.s = &p->s;
   pass.again = true;
   pass.bits = mu_scratch_alloc(words * 8);
-  bool ready = pass.bits && (!lone || loners) && found_files(p);
+  bool ready = pass.bits && (!lone || p->loners) && found_files(p);
   for (int anchors = ready ? 1 : -1; anchors >= 0; anchors--)
-    for (uint32_t i = 0; i < p->count; i++) {
+    for (uint32_t i = 0; i < p->count && !out_of_time(policy); i++) {
       if ((p->search.role[i] == MU_RUN_ANCHOR) != anchors || !mappings_left(p->s.units_per_run)) continue;
       if (!policy->may_go_on()) break;
       carry_out_run(p, &pass, i);
-      if (!anchors) set_loners(&pass, p, i, loners);
+      if (!anchors) set_loners(&pass, p, i, p->loners);
       mesh_run(&pass);
       if (anchors) note_founded(&pass);
     }
   mu_scratch_free(pass.bits, words * 8);
   mu_packs_seal_unused();
-  return have - need;
+  note_failures();
+  uint64_t after = mu_file_bytes();
+  return before > after ? (before - after) >> mu_arena.page_shift : 0;
 }
 
 static void back_off(const struct plan *p) {
@@ -882,15 +929,6 @@ static uint32_t runs_to_mesh_again(unsigned c, unsigned unit_pages, uint32_t *ru
   return n;
 }
 
-/* What has been stored to stays, and keeps its file. */
-static void note_failures(void) {
-  for (uint32_t n = 1; n < mu_file_top(); n++) {
-    struct mu_file_record *r = mu_file_at(n);
-    if (r->victim && atomic_load_explicit(&r->refs, memory_order_relaxed)) r->tries = (r->tries + 1U) & MAX_TRIES;
-    r->victim = 0;
-  }
-}
-
 /* Objects that are left in thin files are packed together anew, and the files go. */
 static size_t mesh_class_again(unsigned c, uint32_t *runs, uint32_t room, const struct mu_pass_policy *policy) {
   size_t saved = 0;
@@ -903,7 +941,6 @@ static size_t mesh_class_again(unsigned c, uint32_t *runs, uint32_t room, const 
     uint32_t n = runs_to_mesh_again(c, unit, runs, room);
     if (n) saved += mesh_group(&s, runs, n, pages, policy);
   }
-  if (saved) note_failures();
   return saved;
 }
 

@@ -20,6 +20,10 @@ size_t mu_pass_class(unsigned size_class, const struct mu_pass_policy *policy);
 void mu_pass_lock(void);
 void mu_pass_unlock(void);
 void mu_pass_renew(void);
+/* No run is closed from the return of pause to the resume that matches it. */
+void mu_pass_pause(void);
+void mu_pass_resume(void);
+bool mu_pass_paused(void);
 /* Gives up after about `ms`. */
 bool mu_pass_try_lock(unsigned ms);
 /* Held by a pass only while a barrier is closed, and no other lock is waited for meanwhile. */

@@ -140,6 +140,7 @@ void *mu_malloc_refill(unsigned c) {
 }
 
 void mu_free_overflow(void *p, unsigned c) {
+  mu_check_forked();
   struct mu_thread_local_heap *t = mu_tlh;
   if (t == &empty_heap) thread_started();
   t = mu_tlh;

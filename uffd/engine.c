@@ -86,6 +86,7 @@ void mu_engine_forget(void) {
   mu_reclaim_forget();
   mu_engine = (struct mu_engine){.uffd = -1, .pagemap = -1};
   atomic_store_explicit(&mu_barrier.phase, MU_PHASE_OPEN, memory_order_relaxed);
+  atomic_store_explicit(&mu_barrier.busy, 0, memory_order_relaxed);
 }
 
 /* ---- standing still ------------------------------------------------------------------------------------------------
@@ -160,7 +161,9 @@ int mu_private_copies(const void *start, unsigned pages, uint64_t *copies) {
   *copies = 0;
   int r = read_pagemap(start, pages, entry);
   for (unsigned i = 0; r == 0 && i < pages; i++)
-    if ((entry[i] & (MU_PM_PRESENT | MU_PM_SWAPPED)) && !(entry[i] & MU_PM_FILE)) *copies |= (uint64_t)1 << i;
+    /* Protection leaves a mark where nothing is mapped yet, which shows as swapped; a pinned page cannot be swapped
+     * out. */
+    if ((entry[i] & MU_PM_PRESENT) && !(entry[i] & MU_PM_FILE)) *copies |= (uint64_t)1 << i;
   return r;
 }
 
