@@ -150,9 +150,12 @@ static bool in_heap(long address) {
   return page >= MU_RUN_PAGES && page < mu_arena_limit();
 }
 
-/* An ordinary store waits until the page is open. */
+/* A store waits until the page is open. It must really be one: or-ing with 0 may be compiled to a load, which does not
+ * wait where pages are write-protected. */
 static void wait_until_open(long address) {
-  __atomic_fetch_or((int *)address, 0, __ATOMIC_RELAXED);
+  volatile int *word = (volatile int *)address;
+  int value = __atomic_load_n(word, __ATOMIC_RELAXED);
+  __atomic_compare_exchange_n(word, &value, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
 }
 
 enum { FUTEX_TRIES = 1000 }; /* a page that is closed that often in a row is no heap page of ours */
