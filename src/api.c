@@ -4,6 +4,7 @@
 #include "src/entry.h"
 #include "src/global_heap.h"
 #include "src/mesher.h"
+#include "src/pass.h"
 #include "src/stats.h"
 #include <errno.h>
 #include <malloc.h>
@@ -37,10 +38,10 @@ MU_EXPORT size_t mesh_uffd_usable_size(const void *p) {
   return mu_usable_size(p);
 }
 MU_EXPORT void mesh_uffd_pause(void) {
-  mu_mesher_pause();
+  mu_pass_pause();
 }
 MU_EXPORT void mesh_uffd_resume(void) {
-  mu_mesher_resume();
+  mu_pass_resume();
 }
 
 MU_EXPORT int mesh_uffd_exempt(const void *p) {

@@ -41,18 +41,32 @@ static bool is_fork(long n, long a, long b) {
   return !(args[0] & CLONE_VM) && args[5] == 0;
 }
 
-static long forking_call(long n, long a, long b, long c, long d, long e, long f) {
-  sigset_t all, before;
+/* Around a call that forks and goes on in this frame on both sides: no signal, no pass. */
+struct raw_fork {
   struct mu_raw_fork state;
+  sigset_t mask;
+};
+
+static void begin_fork(struct raw_fork *f) {
+  sigset_t all;
   sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  mu_raw_fork_prepare(&state);
-  long r = mu_sys_raw(n, a, b, c, d, e, f);
-  if (r == 0)
-    mu_raw_fork_child(&state);
+  pthread_sigmask(SIG_SETMASK, &all, &f->mask);
+  mu_raw_fork_prepare(&f->state);
+}
+
+static void end_fork(struct raw_fork *f, bool in_child) {
+  if (in_child)
+    mu_raw_fork_child(&f->state);
   else
-    mu_raw_fork_parent(&state);
-  pthread_sigmask(SIG_SETMASK, &before, NULL);
+    mu_raw_fork_parent(&f->state);
+  pthread_sigmask(SIG_SETMASK, &f->mask, NULL);
+}
+
+static long forking_call(long n, long a, long b, long c, long d, long e, long f) {
+  struct raw_fork around;
+  begin_fork(&around);
+  long r = mu_sys_raw(n, a, b, c, d, e, f);
+  end_fork(&around, r == 0);
   return r;
 }
 
@@ -74,17 +88,10 @@ static pid_t plain_fork(void) {
 
 MU_EXPORT pid_t _Fork(void);
 pid_t _Fork(void) {
-  sigset_t all, before;
-  struct mu_raw_fork state;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  mu_raw_fork_prepare(&state);
+  struct raw_fork around;
+  begin_fork(&around);
   pid_t r = libc_fork ? libc_fork() : plain_fork();
-  if (r == 0)
-    mu_raw_fork_child(&state);
-  else
-    mu_raw_fork_parent(&state);
-  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  end_fork(&around, r == 0);
   return r;
 }
 
@@ -93,14 +100,12 @@ pid_t _Fork(void) {
 struct child {
   int (*fn)(void *);
   void *arg;
-  struct mu_raw_fork state;
-  sigset_t mask;
+  struct raw_fork around;
 };
 
 static int run_child(void *arg) {
   struct child *c = arg;
-  mu_raw_fork_child(&c->state);
-  pthread_sigmask(SIG_SETMASK, &c->mask, NULL);
+  end_fork(&c->around, true);
   return c->fn(c->arg);
 }
 
@@ -116,13 +121,9 @@ int clone(int (*fn)(void *), void *stack, int flags, void *arg, ...) {
   }
   if (flags & CLONE_VM) return libc_clone(fn, stack, flags, arg, parent_tid, tls, child_tid);
   struct child c = {.fn = fn, .arg = arg};
-  sigset_t all;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &c.mask);
-  mu_raw_fork_prepare(&c.state);
+  begin_fork(&c.around);
   int r = libc_clone(run_child, stack, flags, &c, parent_tid, tls, child_tid), saved = errno;
-  mu_raw_fork_parent(&c.state);
-  pthread_sigmask(SIG_SETMASK, &c.mask, NULL);
+  end_fork(&c.around, false);
   errno = saved;
   return r;
 }

@@ -447,30 +447,21 @@ void mu_mesher_init(void) {
 /* ---- requests ------------------------------------------------------------------------------------------------------
  */
 
-size_t mu_mesher_compact(void) {
+static size_t give_back(uint32_t what) {
   if (!mu_heap_ready()) return 0;
   start();
   if (!is_running()) return 0;
   mu_thread_flush();
-  request(WANT_COMPACT);
+  request(what);
   return atomic_load_explicit(&m.freed, memory_order_relaxed);
+}
+
+size_t mu_mesher_compact(void) {
+  return give_back(WANT_COMPACT);
 }
 
 size_t mu_mesher_purge(void) {
-  if (!mu_heap_ready()) return 0;
-  start();
-  if (!is_running()) return 0;
-  mu_thread_flush();
-  request(WANT_PURGE);
-  return atomic_load_explicit(&m.freed, memory_order_relaxed);
-}
-
-void mu_mesher_pause(void) {
-  mu_pass_pause();
-}
-
-void mu_mesher_resume(void) {
-  mu_pass_resume();
+  return give_back(WANT_PURGE);
 }
 
 /* In a forked child there is no mesher. */

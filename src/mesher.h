@@ -15,8 +15,6 @@ void mu_mesher_init(void);
 size_t mu_mesher_compact(void);
 /* Gives unused pages back, now; returns bytes. */
 size_t mu_mesher_purge(void);
-void mu_mesher_pause(void);
-void mu_mesher_resume(void);
 
 /* In a forked child: there is no mesher, no engine, no mesh file that can be added to. */
 void mu_mesher_forget(void);

@@ -18,9 +18,8 @@ enum {
 };
 
 struct mu_size_class {
-  uint32_t size;       /* bytes of a slot */
-  uint32_t magic_high; /* unused high part keeps magic aligned */
-  uint64_t magic;      /* ceil(2^40 / size): offset / size == offset * magic >> 40 for offsets below 2^22 */
+  uint32_t size;  /* bytes of a slot */
+  uint64_t magic; /* ceil(2^40 / size): offset / size == offset * magic >> 40 for offsets below 2^22 */
   uint16_t span_pages, spans_per_run;
   uint16_t slots;      /* of a span */
   uint16_t words;      /* 64-bit words of its bitmap */
