@@ -10,6 +10,7 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -174,6 +175,17 @@ Test(pack, pages_that_cannot_be_made_are_not_said_to_be) {
   cr_assert_eq(pack->made[0], 0x55);
 }
 
+/* Of mesh files alone: Criterion's own connection opens descriptors in the background. */
+static unsigned descriptors(void) {
+  unsigned n = 0;
+  for (int fd = 0; fd < 1024; fd++) {
+    char name[32], target[64] = "";
+    snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
+    n += readlink(name, target, sizeof target - 1) > 0 && strstr(target, "memfd:mesh-uffd");
+  }
+  return n;
+}
+
 static enum mu_sys refused_call;
 
 static int refuse_one(enum mu_sys call, uint64_t index) {
@@ -184,7 +196,8 @@ static int refuse_one(enum mu_sys call, uint64_t index) {
 Test(pack, a_pack_that_cannot_be_made_leaves_nothing_behind) {
   static const enum mu_sys calls[] = {MU_SYS_mmap, MU_SYS_memfd_create, MU_SYS_ftruncate, MU_SYS_prlimit64};
   create();
-  int lowest = open("/dev/null", O_RDONLY);
+  unsigned before = descriptors();
+  cr_assert_eq(before, 1);
   mu_sys_hook = refuse_one;
   for (size_t i = 0; i < sizeof calls / sizeof *calls; i++) {
     refused_call = calls[i];
@@ -192,7 +205,7 @@ Test(pack, a_pack_that_cannot_be_made_leaves_nothing_behind) {
     cr_assert_eq(packs(), 1);
   }
   mu_sys_hook = NULL;
-  cr_assert_eq(open("/dev/null", O_RDONLY), lowest + 1, "a descriptor is left");
+  cr_assert_eq(descriptors(), before, "a descriptor is left");
 }
 
 /* As many as there may be: the oldest makes room. Its descriptor goes, what is mapped of it stays. */
@@ -219,12 +232,13 @@ Test(pack, the_oldest_is_sealed_when_there_are_too_many) {
 }
 
 Test(pack, sealing_closes_every_file) {
-  int fds[5], lowest = open("/dev/null", O_RDONLY);
+  unsigned before = descriptors();
+  int fds[5];
   for (int i = 0; i < 5; i++) fds[i] = create()->file.fd;
   mu_packs_seal_all();
   cr_assert_null(mu_packs);
   for (int i = 0; i < 5; i++) cr_assert_eq(fcntl(fds[i], F_GETFD), -1);
-  cr_assert_eq(open("/dev/null", O_RDONLY), lowest + 1);
+  cr_assert_eq(descriptors(), before);
 }
 
 /* A file that is sealed cannot be written even by who still has a descriptor. */
