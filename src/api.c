@@ -102,7 +102,7 @@ MU_EXPORT int malloc_info(int options, FILE *to) {
     const struct mu_class_heap *h = &mu_class_heaps[c];
     if (h->run_count)
       fprintf(to, "<class size=\"%u\" spans=\"%zu\" live=\"%zu\" meshed-runs=\"%zu\"/>\n", mu_classes[c].size,
-              h->used_spans, h->live_slots, h->meshed_runs);
+              h->used_spans, mu_class_live(h), h->meshed_runs);
   }
   fprintf(to, "</sizes>\n<system type=\"current\" size=\"%llu\"/>\n<live size=\"%llu\"/>\n",
           (unsigned long long)s.span_bytes, (unsigned long long)s.live_bytes);

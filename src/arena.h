@@ -28,8 +28,9 @@ struct mu_run {
   uint32_t mappings;   /* meshed: how many it uses */
   uint32_t forks;      /* mu_forks when its pages were last known to be this process's alone */
   uint32_t reserved;
+  uint64_t fresh; /* a run that is one span: slots whose memory nobody has had since the kernel made it */
 };
-_Static_assert(sizeof(struct mu_run) == 48, "what one run costs beside its MiniHeaps");
+_Static_assert(sizeof(struct mu_run) == 56, "what one run costs beside its MiniHeaps");
 
 struct mu_arena {
   char *base;

@@ -21,25 +21,37 @@ static MU_NOINLINE void *large(size_t size, size_t align, bool *zeroed) {
   return p ? p : out_of_memory();
 }
 
-static inline void *small(unsigned c) {
+/* A slot of the class, perhaps marked (mu_is_fresh). */
+static void *slot_of(unsigned c) {
   void *p = mu_vector_pop(&mu_tlh->vectors[c]);
-  if (MU_LIKELY(p != NULL)) return p;
-  p = mu_malloc_refill(c);
+  if (!p) p = mu_malloc_refill(c);
   return p ? p : out_of_memory();
 }
 
-/* The class is not known before the heap is made; its first call comes here. */
-static MU_NOINLINE void *medium(size_t size) {
-  bool zeroed;
-  if (size > MU_MAX_SMALL) return large(size, 1, &zeroed);
+/* *zeroed: all of it is known to read as zeros. */
+static MU_NOINLINE void *malloc_slow(size_t size, bool *zeroed) {
+  *zeroed = false;
+  if (size > MU_MAX_SMALL) return large(size, 1, zeroed);
   if (!mu_heap_ready()) return out_of_memory();
-  return small(mu_class_of(size));
+  void *slot = slot_of(mu_class_of(size));
+  *zeroed = mu_is_fresh(slot);
+  return mu_unmarked(slot);
+}
+
+/* The fast way, or NULL. Before the heap is made, the table says class 0, which never has anything. */
+static inline void *malloc_fast(size_t size) {
+  return size <= MU_TABLE_MAX ? mu_vector_pop(mu_vector_of(mu_class_table[(size + 15) >> 4])) : NULL;
 }
 
 void *mu_malloc(size_t size) {
-  if (MU_UNLIKELY(size > MU_TABLE_MAX)) return medium(size);
-  unsigned c = mu_class_table[(size + 15) >> 4];
-  return MU_LIKELY(c) ? small(c) : medium(size ? size : 1);
+  bool zeroed;
+  void *p = malloc_fast(size);
+  return MU_LIKELY(p != NULL) ? p : malloc_slow(size, &zeroed);
+}
+
+/* Freed twice without another free between: seen at once. Later ones are found when the slot goes back to its span. */
+static bool freed_last(const struct mu_shuffle_vector *v, const void *p) {
+  return mu_vector_count(v) && v->top[-1] == p;
 }
 
 static MU_NOINLINE void free_slow(void *p) {
@@ -49,6 +61,7 @@ static MU_NOINLINE void free_slow(void *p) {
   if (page >= mu_arena_limit()) mu_die("free(%p): not an allocation of this allocator", p);
   const struct mu_run *run = mu_run_of(page);
   unsigned c = mu_arena.page_map[page];
+  if (c && freed_last(&mu_tlh->vectors[c], p)) mu_die("free(%p): double free", p);
   if (c)
     mu_free_overflow(p, c);
   else if (run->in_use)
@@ -59,7 +72,7 @@ static MU_NOINLINE void free_slow(void *p) {
 
 void mu_free(void *p) {
   size_t page = mu_page_of(p);
-  if (MU_LIKELY(page < mu_arena_limit()) && MU_LIKELY(mu_vector_push(&mu_tlh->vectors[mu_arena.page_map[page]], p)))
+  if (MU_LIKELY(page < mu_arena_limit()) && MU_LIKELY(mu_vector_push_new(mu_vector_of(mu_arena.page_map[page]), p)))
     return;
   free_slow(p);
 }
@@ -67,13 +80,10 @@ void mu_free(void *p) {
 void *mu_calloc(size_t count, size_t size) {
   size_t bytes;
   if (MU_UNLIKELY(__builtin_mul_overflow(count, size, &bytes))) return out_of_memory();
-  if (bytes > MU_MAX_SMALL) {
-    bool zeroed;
-    void *p = large(bytes, 1, &zeroed);
-    return p && !zeroed ? memset(p, 0, bytes) : p;
-  }
-  void *p = mu_malloc(bytes);
-  return MU_LIKELY(p != NULL) ? memset(p, 0, bytes) : NULL;
+  bool zeroed = false;
+  void *p = malloc_fast(bytes);
+  if (MU_UNLIKELY(!p)) p = malloc_slow(bytes, &zeroed);
+  return p && !zeroed ? memset(p, 0, bytes) : p;
 }
 
 /* The run of small objects that p points into, or NULL. */
@@ -130,7 +140,7 @@ static void *aligned_small(size_t align, size_t size) {
   unsigned c = mu_class_of(mu_max(size, align));
   while (c < MU_CLASSES && mu_classes[c].size & (align - 1)) c++;
   if (c == MU_CLASSES) return NULL;
-  void *p = small(c);
+  void *p = mu_unmarked(slot_of(c));
   if (p && align >= IO_ALIGNMENT) mu_span_mark_aligned(p);
   return p;
 }

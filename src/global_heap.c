@@ -30,7 +30,7 @@ static uint32_t tick_now(void) {
 static uint8_t bin_for(const struct mu_size_class *k, const struct mu_mini_heap *span) {
   if (span->live == k->slots) return MU_NO_BIN;
   if (span->live == 0) return span->flags & MU_MH_TOUCHED ? MU_EMPTY_BIN : MU_CLEAN_BIN;
-  return (uint8_t)(span->live * MU_FILL_BINS / k->slots);
+  return (uint8_t)(span->live * k->bin_magic >> 24);
 }
 
 static void unlist(struct mu_class_heap *h, size_t page) {
@@ -88,10 +88,12 @@ static void count_spans(struct mu_class_heap *h, bool born) {
 
 static void span_born(struct mu_class_heap *h, struct mu_run *run, struct mu_mini_heap *span) {
   count_spans(h, true);
-  if (span->flags & MU_MH_TOUCHED)
+  if (span->flags & MU_MH_TOUCHED) {
     h->touched_empty--;
-  else
+  } else {
     span->flags |= MU_MH_TOUCHED;
+    run->fresh = ~(uint64_t)0; /* read only where the run is this one span */
+  }
   if (run->used++ == 0) h->spare_runs--;
 }
 
@@ -223,38 +225,66 @@ static uint32_t claim_bits(const struct mu_size_class *k, size_t page, void **ou
   return got;
 }
 
+static void mark_fresh(struct mu_run *run, void **slots, uint32_t n) {
+  for (uint32_t i = 0; i < n; i++) {
+    uint64_t bit = (uint64_t)1 << mu_place_of(run, slots[i]).slot;
+    if (run->fresh & bit) slots[i] = (void *)((uintptr_t)slots[i] | mu_fresh_mark);
+    run->fresh &= ~bit;
+  }
+}
+
+static uint32_t claim_from(struct mu_class_heap *h, const struct mu_size_class *k, size_t page, void **out, uint32_t n,
+                           uint64_t *rng) {
+  struct mu_mini_heap *span = mu_mini_heap(page);
+  struct mu_run *run = mu_run_of(page);
+  if (span->live == 0) span_born(h, run, span);
+  uint32_t got = claim_bits(k, page, out, n, rng);
+  span->live = (uint16_t)(span->live + got);
+  run->live += got;
+  run->stamp = tick_now();
+  h->live_slots += got;
+  rebin(h, k, page);
+  if (!k->meshable && run->fresh) mark_fresh(run, out, got);
+  return got;
+}
+
 static size_t fullest(const struct mu_class_heap *h) {
   for (int bin = MU_FILL_BINS - 1; bin >= 0; bin--)
     if (h->bins[bin]) return h->bins[bin];
-  return h->bins[MU_EMPTY_BIN] ? h->bins[MU_EMPTY_BIN] : h->bins[MU_CLEAN_BIN];
+  return MU_NO_PAGE;
+}
+
+enum { MAX_VISITS = 16 }; /* spans that one claim gathers from */
+
+/* From spans that hold something already, the fullest first. */
+static uint32_t claim_partial(struct mu_class_heap *h, const struct mu_size_class *k, void **out, uint32_t n,
+                              uint64_t *rng) {
+  uint32_t got = 0;
+  size_t page;
+  for (int i = 0; i < MAX_VISITS && got < n && (page = fullest(h)); i++)
+    got += claim_from(h, k, page, out + got, n - got, rng);
+  return got;
+}
+
+static uint32_t claim_locked(unsigned c, void **out, uint32_t n, uint64_t *rng, bool *grown) {
+  struct mu_class_heap *h = &mu_class_heaps[c];
+  const struct mu_size_class *k = &mu_classes[c];
+  uint32_t got = claim_partial(h, k, out, n, rng);
+  *grown = false;
+  if (!got) {
+    if (!h->bins[MU_EMPTY_BIN] && !h->bins[MU_CLEAN_BIN]) *grown = run_create(h, c);
+    size_t page = h->bins[MU_EMPTY_BIN] ? h->bins[MU_EMPTY_BIN] : h->bins[MU_CLEAN_BIN];
+    if (page) got = claim_from(h, k, page, out, n, rng);
+  }
+  h->ops++;
+  shuffle(out, got, rng);
+  return got;
 }
 
 uint32_t mu_claim(unsigned c, void **out, uint32_t n, uint64_t *rng, bool *grown) {
-  struct mu_class_heap *h = &mu_class_heaps[c];
-  const struct mu_size_class *k = &mu_classes[c];
-  bool grew = false;
-  mu_lock_take(&h->lock);
-  size_t page = fullest(h);
-  if (!page) {
-    grew = run_create(h, c);
-    page = fullest(h);
-  }
-  uint32_t got = 0;
-  h->ops++;
-  if (page) {
-    struct mu_mini_heap *span = mu_mini_heap(page);
-    struct mu_run *run = mu_run_of(page);
-    if (span->live == 0) span_born(h, run, span);
-    got = claim_bits(k, page, out, n, rng);
-    span->live = (uint16_t)(span->live + got);
-    run->live += got;
-    run->stamp = tick_now();
-    h->live_slots += got;
-    rebin(h, k, page);
-  }
-  mu_lock_release(&h->lock);
-  shuffle(out, got, rng);
-  *grown = grew;
+  mu_class_lock(c);
+  uint32_t got = claim_locked(c, out, n, rng, grown);
+  mu_class_unlock(c);
   return got;
 }
 
@@ -262,6 +292,12 @@ uint32_t mu_claim(unsigned c, void **out, uint32_t n, uint64_t *rng, bool *grown
 
 static MU_NOINLINE void misuse(const struct mu_place *at, const void *p) {
   mu_die(at->exact ? "free(%p): double free" : "free(%p): not the start of an allocation", p);
+}
+
+static MU_NOINLINE void last_slot_gone(struct mu_class_heap *h, uint32_t r, struct mu_mini_heap *span) {
+  struct mu_run *run = &mu_arena.runs[r];
+  span_died(h, run, span);
+  if (run->used == 0 && !run->closed && (run->meshed || h->spare_runs > SPARE_RUNS)) run_destroy(h, r);
 }
 
 static void give_back_one(struct mu_class_heap *h, const struct mu_size_class *k, void *p) {
@@ -273,20 +309,97 @@ static void give_back_one(struct mu_class_heap *h, const struct mu_size_class *k
   at.span->live--;
   run->live--;
   h->live_slots--;
-  if (at.span->state == MU_SPAN_MESHED) h->meshed_slots--;
-  if (at.span->live == 0) span_died(h, run, at.span);
+  if (MU_UNLIKELY(at.span->state == MU_SPAN_MESHED)) h->meshed_slots--;
   if (at.span->state == MU_SPAN_OPEN) rebin(h, k, at.page);
-  if (run->used == 0 && !run->closed && (run->meshed || h->spare_runs > SPARE_RUNS)) run_destroy(h, r);
+  if (MU_UNLIKELY(at.span->live == 0)) last_slot_gone(h, r, at.span);
+}
+
+static void give_back_locked(unsigned c, void *const *slots, uint32_t n) {
+  struct mu_class_heap *h = &mu_class_heaps[c];
+  const struct mu_size_class *k = &mu_classes[c];
+  h->ops++;
+  for (uint32_t i = 0; i < n; i++) give_back_one(h, k, mu_unmarked(slots[i]));
 }
 
 void mu_give_back(unsigned c, void *const *slots, uint32_t n) {
-  struct mu_class_heap *h = &mu_class_heaps[c];
-  const struct mu_size_class *k = &mu_classes[c];
-  mu_lock_take(&h->lock);
-  h->ops++;
-  for (uint32_t i = 0; i < n; i++) give_back_one(h, k, slots[i]);
-  mu_lock_release(&h->lock);
+  mu_class_lock(c);
+  give_back_locked(c, slots, n);
+  mu_class_unlock(c);
   mu_note_activity();
+}
+
+/* ---- the transfer cache ------------------------------------------------------------------------------------------ */
+
+uint32_t mu_take(unsigned c, void **out, uint32_t most, uint32_t n, uint64_t *rng, bool *grown) {
+  struct mu_transfer_cache *cache = &mu_class_heaps[c].cache;
+  uint32_t got;
+  mu_class_lock(c);
+  if (cache->count) {
+    got = (uint32_t)mu_min(most, cache->count);
+    cache->count -= got;
+    if (cache->count < cache->low) cache->low = cache->count;
+    memcpy(out, cache->slots + cache->count, got * sizeof *out);
+    mu_class_heaps[c].ops++;
+    *grown = false;
+  } else {
+    got = claim_locked(c, out, n, rng, grown);
+  }
+  mu_class_unlock(c);
+  return got;
+}
+
+static bool cache_has_room(struct mu_transfer_cache *cache, const struct mu_size_class *k, uint32_t n) {
+  if (cache->count + n > k->cache) return false;
+  if (!cache->slots) cache->slots = mu_meta_alloc(k->cache * sizeof *cache->slots);
+  return cache->slots;
+}
+
+/* What is no slot must not reach the next thread. A mark does not matter here: it is far above a span's bits. */
+static bool all_are_slots(const struct mu_size_class *k, void *const *slots, uint32_t n) {
+  if ((k->size & (k->size - 1)) == 0) {
+    size_t any = 0;
+#pragma GCC unroll 8
+    for (uint32_t i = 0; i < n; i++) any |= (size_t)slots[i];
+    return (any & (k->size - 1)) == 0;
+  }
+  size_t within = ((size_t)k->span_pages << mu_arena.page_shift) - 1, base = (size_t)mu_arena.base;
+  bool all = true;
+  for (uint32_t i = 0; i < n; i++) all &= mu_starts_slot(k, ((size_t)slots[i] - base) & within);
+  return all;
+}
+
+void mu_put(unsigned c, void *const *slots, uint32_t n) {
+  struct mu_transfer_cache *cache = &mu_class_heaps[c].cache;
+  bool sound = all_are_slots(&mu_classes[c], slots, n);
+  mu_class_lock(c);
+  if (sound && cache_has_room(cache, &mu_classes[c], n)) {
+    memcpy(cache->slots + cache->count, slots, n * sizeof *slots);
+    cache->count += n;
+    mu_class_heaps[c].ops++;
+  } else {
+    give_back_locked(c, slots, n);
+  }
+  mu_class_unlock(c);
+}
+
+/* The oldest go. In parts, so that nobody waits long for the lock. */
+uint32_t mu_cache_trim(unsigned c, bool everything) {
+  enum { PART = 64 };
+  struct mu_transfer_cache *cache = &mu_class_heaps[c].cache;
+  mu_class_lock(c);
+  uint32_t surplus = everything ? cache->count : cache->low;
+  while ((surplus = (uint32_t)mu_min(surplus, cache->count))) {
+    uint32_t n = (uint32_t)mu_min(surplus, PART);
+    give_back_locked(c, cache->slots, n);
+    cache->count -= n;
+    surplus -= n;
+    memmove(cache->slots, cache->slots + n, cache->count * sizeof *cache->slots);
+    mu_class_unlock(c);
+    mu_class_lock(c);
+  }
+  uint32_t left = cache->low = cache->count;
+  mu_class_unlock(c);
+  return left;
 }
 
 /* ---- marks ------------------------------------------------------------------------------------------------------- */
@@ -507,6 +620,7 @@ void mu_class_validate(unsigned c) {
     const struct mu_run *run = &mu_arena.runs[r];
     uint32_t run_live = 0, run_used = 0;
     MU_CHECK(run->in_use && run->size_class == c);
+    MU_CHECK(k->meshable || !(run->fresh & mu_mini_heap((size_t)r * MU_RUN_PAGES)->bitmap[0]) || !run->used);
     for (size_t at = (size_t)r * MU_RUN_PAGES; at < ((size_t)r + 1) * MU_RUN_PAGES; at += k->span_pages) {
       uint32_t n = validate_span(k, c, at);
       bool is_meshed = mu_mini_heap(at)->state == MU_SPAN_MESHED;
@@ -525,6 +639,14 @@ void mu_class_validate(unsigned c) {
   MU_CHECK(h->live_slots == live && h->used_spans == used && h->run_count == runs);
   MU_CHECK(h->meshed_runs == meshed && h->spare_runs == spare && h->meshed_slots == meshed_slots);
   MU_CHECK(h->touched_empty == touched_empty);
+  MU_CHECK(h->cache.count <= k->cache && h->cache.low <= h->cache.count);
+  for (uint32_t i = 0; i < h->cache.count; i++) {
+    void *slot = mu_unmarked(h->cache.slots[i]);
+    const struct mu_run *run = mu_run_of(mu_page_of(slot));
+    MU_CHECK(run->in_use && run->size_class == c);
+    struct mu_place at = mu_place_of(run, slot);
+    MU_CHECK(at.exact && mu_bit(at.span->bitmap, at.slot));
+  }
 }
 
 /* ---- fork -------------------------------------------------------------------------------------------------------- */

@@ -10,10 +10,18 @@
 
 /* Open spans with room, by eighths of occupancy; then empty ones that may be resident, newest first; then those that
  * are not. */
-enum { MU_FILL_BINS = 8, MU_EMPTY_BIN = MU_FILL_BINS, MU_CLEAN_BIN, MU_BINS };
+enum { MU_EMPTY_BIN = MU_FILL_BINS, MU_CLEAN_BIN, MU_BINS };
+
+/* Free slots that stay claimed, for the next thread that needs some: they change hands by the batch, without a look at
+ * any bitmap. The mesher takes out what lay there unused for a tick. */
+struct mu_transfer_cache {
+  void **slots;        /* the newest last; NULL until first needed */
+  uint32_t count, low; /* low: the least it held since the last tick */
+};
 
 struct mu_class_heap {
   struct mu_lock lock;
+  struct mu_transfer_cache cache;
   uint32_t bins[MU_BINS];
   uint32_t oldest_empty; /* the last of MU_EMPTY_BIN */
   uint32_t runs;         /* list of runs, by run number */
@@ -36,12 +44,38 @@ extern _Atomic uint64_t mu_mesh_mappings;
 
 void mu_global_heap_init(void);
 
-/* Claims up to n free slots of the class into out, in random order. Returns how many; 0 when memory is out. Calls
- * nobody back: once the slots are where they belong, the caller is to call mu_after_claim. */
+/*
+ * A slot that is claimed may carry a mark: its memory is still as the kernel made it, all zeros. Only slots of a page
+ * and more do. No address of the program's has this bit set.
+ */
+static const uintptr_t mu_fresh_mark = (uintptr_t)1 << 63;
+static inline bool mu_is_fresh(const void *slot) {
+  return (uintptr_t)slot & mu_fresh_mark;
+}
+static inline void *mu_unmarked(void *slot) {
+  return (void *)((uintptr_t)slot & ~mu_fresh_mark);
+}
+
+/* Claims up to n free slots of the class into out, in random order, some of them marked. Returns how many; 0 when
+ * memory is out. Calls nobody back: once the slots are where they belong, the caller is to call mu_after_claim. */
 uint32_t mu_claim(unsigned size_class, void **out, uint32_t n, uint64_t *rng, bool *grown);
 
-/* Gives slots of the class back. Each is checked: aborts on one that is not a live slot. */
+/* Gives slots of the class back, marked or not. Each is checked: aborts on one that is not a live slot. */
 void mu_give_back(unsigned size_class, void *const *slots, uint32_t n);
+
+/* As the two above, by way of the transfer cache. Takes up to `most` slots if the cache has them, else claims up to n.
+ * After mu_put, the caller is to call mu_note_activity. */
+uint32_t mu_take(unsigned size_class, void **out, uint32_t most, uint32_t n, uint64_t *rng, bool *grown);
+void mu_put(unsigned size_class, void *const *slots, uint32_t n);
+
+/* Gives back what the transfer cache had no use for since the last call, or everything. Returns what is left there. */
+uint32_t mu_cache_trim(unsigned size_class, bool everything);
+
+/* Slots that the program has, or its threads. */
+static inline size_t mu_class_live(const struct mu_class_heap *h) {
+  size_t live = h->live_slots, cached = h->cache.count; /* of two moments, when read without the lock */
+  return live > cached ? live - cached : 0;
+}
 
 /* The run that page belongs to; in_use tells whether it holds small objects. */
 static inline struct mu_run *mu_run_of(size_t page) {

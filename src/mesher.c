@@ -55,6 +55,7 @@ static struct {
   uint32_t rest, pause; /* ticks left until meshing is tried again; of how many */
   size_t tried_with;    /* bytes that might be given back when it was last tried */
   bool deferred;        /* a class was left alone for the moment */
+  uint32_t cached;      /* slots in transfer caches */
 } m;
 
 /* ---- reclaim -------------------------------------------------------------------------------------------------------
@@ -208,7 +209,7 @@ static struct {
 
 static void watch_classes(void) {
   for (unsigned c = 1; c < MU_CLASSES; c++) {
-    size_t live = mu_class_heaps[c].live_slots;
+    size_t live = mu_class_live(&mu_class_heaps[c]);
     bool falls = live + live / 50 < trend[c].live;
     trend[c].live = live;
     trend[c].calm = falls ? 0 : trend[c].calm + 1;
@@ -264,7 +265,16 @@ static bool worth_a_try(void) {
   return true;
 }
 
+/* Slots that no thread needs are in nobody's way. */
+static uint32_t trim_caches(bool everything) {
+  uint32_t left = 0;
+  for (unsigned c = 1; c < MU_CLASSES; c++)
+    if (mu_class_heaps[c].cache.count) left += mu_cache_trim(c, everything);
+  return left;
+}
+
 static size_t purge_now(void) {
+  trim_caches(true);
   return purge(atomic_load_explicit(&mu_tick, memory_order_relaxed)) << mu_arena.page_shift;
 }
 
@@ -272,6 +282,7 @@ static size_t compact_fully(void) {
   struct mu_pass_policy policy = {.min_pages = 1, .ignore_backoff = true, .may_go_on = may_go_on};
   uint32_t now = atomic_load_explicit(&mu_tick, memory_order_relaxed);
   if (mu_pass_paused()) return 0;
+  trim_caches(true);
   size_t pages = purge(now), got;
   for (int round = 0; round < COMPACT_ROUNDS; round++) {
     pages += got = mesh(&policy);
@@ -335,6 +346,7 @@ static void tick(void) {
   uint32_t decay = mu_options.eager ? 1 : mu_options.decay_ms / TICK_MS;
   earn_budget();
   watch_classes();
+  m.cached = trim_caches(false);
   if (unused_pages()) purge(now - decay);
   if ((m.budget_ns <= 0 && !mu_options.eager) || !worth_a_try()) return;
   m.deferred = false;
@@ -348,7 +360,7 @@ static int64_t nap(void) {
   uint64_t ops = ops_so_far();
   m.unchanged = ops == m.ops_seen ? m.unchanged + 1 : 0;
   m.ops_seen = ops;
-  bool waiting = m.rest || m.budget_ns <= 0 || unused_pages();
+  bool waiting = m.rest || m.budget_ns <= 0 || m.cached || unused_pages();
   if (m.unchanged > IDLE_TICKS && !waiting) return -1;
   return (int64_t)(mu_options.eager ? EAGER_TICK_MS : TICK_MS) * 1000000;
 }

@@ -6,8 +6,8 @@ struct mu_size_class mu_classes[MU_CLASSES];
 uint8_t mu_class_table[MU_TABLE_MAX / 16 + 1];
 
 /* Derived from nothing but trial: 8 KiB a refill and 16 KiB a vector keep a thread's hoard small and the class lock
- * rare. */
-enum { BATCH_BYTES = 8192, MAX_BATCH = 64, VECTOR_BYTES = 16384, MIN_CAP = 4 };
+ * rare. What swings further goes through the transfer cache, which is shared, and emptied when nobody needs it. */
+enum { BATCH_BYTES = 8192, VECTOR_BYTES = 16384, MIN_CAP = 4, CACHE_BYTES = 1 << 18, MAX_CACHE = 1024 };
 
 static uint32_t size_of_class(unsigned c) {
   if (c <= 8) return c * 16;
@@ -38,9 +38,10 @@ static void describe(struct mu_size_class *k, uint32_t size, size_t page) {
   k->words = (uint16_t)((k->slots + 63) / 64);
   k->meta = (uint16_t)(sizeof(struct mu_mini_heap) + k->words * sizeof(uint64_t));
   k->span_shift = (uint16_t)mu_log2(k->span_pages);
-  size_t batch = mu_min(mu_max(BATCH_BYTES / size, 1), MAX_BATCH);
-  k->batch = (uint16_t)batch;
-  k->cap = (uint16_t)mu_min(mu_max(VECTOR_BYTES / size, MIN_CAP), MU_VECTOR_ROOM);
+  k->batch = (uint16_t)mu_min(mu_max(BATCH_BYTES / size, 1), MU_MAX_BATCH);
+  k->cap = (uint16_t)mu_min(mu_max(VECTOR_BYTES / size, MIN_CAP), MU_MAX_CAP);
+  k->cache = (uint16_t)mu_min(CACHE_BYTES / size, MAX_CACHE);
+  k->bin_magic = (((uint32_t)MU_FILL_BINS << 24) + k->slots - 1) / k->slots;
   k->meshable = size < page;
 }
 

@@ -14,7 +14,9 @@ enum {
   MU_CLASSES = 41,        /* 1 to 40 */
   MU_MAX_SMALL = 32768,
   MU_TABLE_MAX = 1024, /* sizes up to this go through the table */
-  MU_VECTOR_ROOM = 255,
+  MU_MAX_CAP = 256,    /* slots of a ShuffleVector */
+  MU_MAX_BATCH = 64,   /* slots claimed at once */
+  MU_FILL_BINS = 8,    /* a class's spans are kept apart by eighths of occupancy */
 };
 
 struct mu_size_class {
@@ -27,6 +29,8 @@ struct mu_size_class {
   uint16_t span_shift; /* log2 of span_pages */
   uint16_t batch;      /* slots claimed at once by a thread */
   uint16_t cap;        /* slots a thread keeps at most */
+  uint16_t cache;      /* slots the transfer cache keeps at most */
+  uint32_t bin_magic;  /* ceil(2^24 * bins / slots), for which bin a span belongs on */
   bool meshable;       /* no object can contain a whole page */
 };
 
@@ -45,6 +49,12 @@ static inline unsigned mu_class_of_medium(size_t size) {
 /* 0 < size <= MU_MAX_SMALL */
 static inline unsigned mu_class_of(size_t size) {
   return MU_LIKELY(size <= MU_TABLE_MAX) ? mu_class_table[(size + 15) >> 4] : mu_class_of_medium(size);
+}
+
+/* Whether a slot starts there: exact for offsets below 2^22, as the quotient is (the fraction of one that is not a
+ * multiple is at least 1 / size, which is more than the error of magic can make it fall short of). */
+static inline bool mu_starts_slot(const struct mu_size_class *c, size_t offset) {
+  return ((offset * c->magic) & (((uint64_t)1 << 40) - 1)) < c->magic;
 }
 
 static inline uint32_t mu_slot_of(const struct mu_size_class *c, size_t offset) {

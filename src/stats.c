@@ -22,7 +22,7 @@ static void gather_classes(struct mesh_uffd_stats *s) {
   s->live_bytes = (uint64_t)atomic_load_explicit(&mu_large_pages, memory_order_relaxed) << mu_arena.page_shift;
   for (unsigned c = 1; c < MU_CLASSES; c++) {
     const struct mu_class_heap *h = &mu_class_heaps[c];
-    s->live_bytes += h->live_slots * mu_classes[c].size;
+    s->live_bytes += mu_class_live(h) * mu_classes[c].size;
     s->span_bytes += (h->used_spans * mu_classes[c].span_pages) << mu_arena.page_shift;
     s->miniheap_allocs += h->span_allocs;
     s->miniheap_frees += h->span_frees;
@@ -77,7 +77,7 @@ static void print_classes(void) {
     const struct mu_class_heap *h = &mu_class_heaps[c];
     if (!h->run_count) continue;
     line("%5u  %6u  %10u  %9zu  %10zu  %11zu  %11zu  %4u", c, mu_classes[c].size, (unsigned)mu_classes[c].span_pages,
-         h->used_spans, h->live_slots, h->used_spans * mu_classes[c].slots - h->live_slots, h->meshed_runs,
+         h->used_spans, mu_class_live(h), h->used_spans * mu_classes[c].slots - mu_class_live(h), h->meshed_runs,
          h->run_count);
   }
 }

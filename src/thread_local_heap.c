@@ -9,7 +9,7 @@
 #include <string.h>
 #include <sys/auxv.h>
 
-enum { VECTOR_ALIGN = sizeof(struct mu_shuffle_vector) };
+enum { FIRST_BATCH = 8 };
 
 static struct mu_thread_local_heap empty_heap;
 /* A thread that has ended (its key's destructor has run) and still calls: served slot by slot, keeping nothing. */
@@ -46,14 +46,25 @@ bool mu_heap_ready(void) {
   return heap_ready();
 }
 
+static struct mu_thread_local_heap *make_heap(void) {
+  size_t room = 0;
+  for (unsigned c = 1; c < MU_CLASSES; c++) room += mu_classes[c].cap;
+  struct mu_thread_local_heap *t = mu_meta_alloc(sizeof *t + room * sizeof *t->slots);
+  void **at = t ? t->slots : NULL;
+  for (unsigned c = 1; t && c < MU_CLASSES; c++) {
+    t->vectors[c].top = t->vectors[c].bottom = at;
+    t->vectors[c].end = at += mu_classes[c].cap;
+  }
+  return t;
+}
+
 static struct mu_thread_local_heap *take_heap(void) {
   mu_lock_take(&registry.lock);
   struct mu_thread_local_heap *t = registry.free;
-  if (t) {
+  if (t)
     registry.free = t->next;
-  } else if ((t = mu_meta_alloc(sizeof *t + VECTOR_ALIGN))) {
-    t = (struct mu_thread_local_heap *)mu_round_up((uintptr_t)t, VECTOR_ALIGN);
-  }
+  else
+    t = make_heap();
   if (t) {
     t->rng = mu_rng_next(&registry.seeds);
     t->prev = NULL;
@@ -65,17 +76,17 @@ static struct mu_thread_local_heap *take_heap(void) {
   return t;
 }
 
-static void flush(struct mu_thread_local_heap *t) {
+static void flush(struct mu_thread_local_heap *t, void (*give)(unsigned, void *const *, uint32_t)) {
   for (unsigned c = 1; c < MU_CLASSES; c++) {
     struct mu_shuffle_vector *v = &t->vectors[c];
-    uint32_t n = v->count;
-    v->count = 0;
-    if (n) mu_give_back(c, v->slots, n);
+    uint32_t n = mu_vector_count(v);
+    v->top = v->bottom;
+    if (n) give(c, v->bottom, n);
   }
 }
 
 void mu_thread_flush(void) {
-  if (mu_tlh != &empty_heap && mu_tlh != &ended_heap) flush(mu_tlh);
+  if (mu_tlh != &empty_heap && mu_tlh != &ended_heap) flush(mu_tlh, mu_give_back);
 }
 
 static void retire(struct mu_thread_local_heap *t) {
@@ -93,8 +104,9 @@ static void retire(struct mu_thread_local_heap *t) {
 static void thread_ended(void *heap) {
   struct mu_thread_local_heap *t = heap;
   mu_tlh = &ended_heap;
-  flush(t);
+  flush(t, mu_put);
   retire(t);
+  mu_note_activity();
 }
 
 /* False when the thread must do without a heap of its own. */
@@ -102,7 +114,7 @@ static bool thread_started(void) {
   if (mu_tlh == &ended_heap || !heap_ready()) return false;
   struct mu_thread_local_heap *t = take_heap();
   if (!t) return false;
-  for (unsigned c = 1; c < MU_CLASSES; c++) t->vectors[c].cap = mu_classes[c].cap;
+  for (unsigned c = 1; c < MU_CLASSES; c++) t->vectors[c].batch = (uint32_t)mu_min(FIRST_BATCH, mu_classes[c].batch);
   mu_tlh = t;
   /* The destructor runs when the thread ends. May allocate: mu_tlh is set, so that is an ordinary call. */
   if (registry.key_ready) pthread_setspecific(registry.key, t);
@@ -132,7 +144,9 @@ void *mu_malloc_refill(unsigned c) {
   void *p = mu_vector_pop(v); /* a thread's start may have allocated, and filled it */
   if (p) return p;
   bool grown;
-  v->count = mu_claim(c, v->slots, mu_classes[c].batch, &mu_tlh->rng, &grown);
+  uint32_t most = mu_classes[c].cap / 2U, batch = v->batch;
+  v->top = v->bottom + mu_take(c, v->bottom, most, batch, &mu_tlh->rng, &grown);
+  v->batch = (uint32_t)mu_min(batch * 2, mu_classes[c].batch);
   p = mu_vector_pop(v);
   /* Only now that the vector is whole again: what is called may allocate. */
   mu_after_claim(grown);
@@ -146,21 +160,17 @@ void mu_free_overflow(void *p, unsigned c) {
   t = mu_tlh;
   struct mu_shuffle_vector *v = &t->vectors[c];
   if (mu_vector_push(v, p)) return;
-  if (v->cap == 0) {
+  if (v->end == v->bottom) {
     mu_give_back(c, &p, 1);
     return;
   }
-  /* The older half goes: what was freed last is warm. The count is zero meanwhile, for a fork in between. */
-  uint32_t half = v->count / 2, kept = v->count - half;
-  void *older[MU_VECTOR_ROOM];
-  v->count = 0;
-  atomic_signal_fence(memory_order_seq_cst);
-  memcpy(older, v->slots, half * sizeof *older);
-  memmove(v->slots, v->slots + half, kept * sizeof *older);
-  v->slots[kept] = p;
-  atomic_signal_fence(memory_order_seq_cst);
-  v->count = kept + 1;
-  mu_give_back(c, older, half);
+  /* The older half goes: what was freed last is warm. A fork in between, by another thread, forgets this vector. */
+  uint32_t half = mu_vector_count(v) / 2, kept = mu_vector_count(v) - half;
+  mu_put(c, v->bottom, half);
+  memmove(v->bottom, v->bottom + half, kept * sizeof *v->bottom);
+  v->bottom[kept] = p;
+  v->top = v->bottom + kept + 1;
+  mu_note_activity(); /* may allocate: the vector is whole again */
 }
 
 void mu_registry_lock(void) {
@@ -180,7 +190,7 @@ void mu_registry_forget_others(void) {
   for (; t; t = next) {
     next = t->next;
     if (t == mu_tlh) continue;
-    for (unsigned c = 1; c < MU_CLASSES; c++) t->vectors[c].count = 0;
+    for (unsigned c = 1; c < MU_CLASSES; c++) t->vectors[c].top = t->vectors[c].bottom;
     retire(t);
   }
 }

@@ -8,18 +8,20 @@
 
 #include "src/global_heap.h"
 
-/* A power of two, so that vectors are found by a shift. */
 struct mu_shuffle_vector {
-  uint32_t count, cap; /* slots[0..count) are free slots of this thread's; cap 0: push nothing */
-  void *slots[MU_VECTOR_ROOM];
+  void **top;           /* [bottom, top) are free slots of this thread's */
+  void **bottom, **end; /* end == bottom: push nothing */
+  uint32_t batch;       /* slots claimed by the next refill: doubles, so that who needs few touches few pages */
+  uint32_t reserved;
 };
-_Static_assert(sizeof(struct mu_shuffle_vector) == 2048, "a power of two");
+_Static_assert(sizeof(struct mu_shuffle_vector) == 32, "a power of two, so that vectors are found by a shift");
 
 struct mu_thread_local_heap {
-  struct mu_shuffle_vector vectors[MU_CLASSES]; /* [0]: always empty, cap 0 */
+  struct mu_shuffle_vector vectors[MU_CLASSES]; /* [0]: always empty, without room */
   struct mu_thread_local_heap *next, *prev;     /* registry, under its lock */
   uint64_t rng;
-} __attribute__((aligned(2048)));
+  void *slots[]; /* room of the vectors, side by side */
+};
 
 /* Never NULL: a thread that has no heap yet, or none any more, has the empty one, whose vectors send both malloc and
  * free the slow way. */
@@ -45,20 +47,41 @@ void mu_registry_renew(void);
 /* In a forked child: the heaps of threads that do not exist here are free; their slots stay claimed. */
 void mu_registry_forget_others(void);
 
-static inline void *mu_vector_pop(struct mu_shuffle_vector *v) {
-  uint32_t n = v->count;
-  if (MU_UNLIKELY(n == 0)) return NULL;
-  v->count = n - 1;
-  return v->slots[n - 1];
+static inline uint32_t mu_vector_count(const struct mu_shuffle_vector *v) {
+  return (uint32_t)(v->top - v->bottom);
 }
 
+/* NULL when it is empty. The slot may be marked (mu_is_fresh), if its class is of a page and more. */
+static inline void *mu_vector_pop(struct mu_shuffle_vector *v) {
+  void **top = v->top;
+  if (MU_UNLIKELY(top == v->bottom)) return NULL;
+  v->top = top - 1;
+  void *slot = top[-1];
+  if (!slot) __builtin_unreachable(); /* saves the caller's test */
+  return slot;
+}
+
+/* False when it is full. */
 static inline bool mu_vector_push(struct mu_shuffle_vector *v, void *p) {
-  uint32_t n = v->count;
-  if (MU_UNLIKELY(n >= v->cap)) return false;
-  v->slots[n] = p;
-  atomic_signal_fence(memory_order_release); /* the slot before the count, for a fork in between */
-  v->count = n + 1;
+  void **top = v->top;
+  if (MU_UNLIKELY(top == v->end)) return false;
+  *top = p;
+  atomic_signal_fence(memory_order_release); /* the slot before the top, for a fork in between */
+  v->top = top + 1;
   return true;
+}
+
+/* Where the vector is, computed once. */
+static inline struct mu_shuffle_vector *mu_vector_of(unsigned c) {
+  struct mu_shuffle_vector *v = (struct mu_shuffle_vector *)(void *)((char *)mu_tlh + c * sizeof *v);
+  __asm__("" : "+r"(v));
+  return v;
+}
+
+/* Also false when p lies on top already, or seems to: what is below an empty vector is not its own. */
+static inline bool mu_vector_push_new(struct mu_shuffle_vector *v, void *p) {
+  void **top = v->top;
+  return MU_LIKELY(top != v->end) && MU_LIKELY(top[-1] != p) && mu_vector_push(v, p);
 }
 
 #endif

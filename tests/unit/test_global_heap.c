@@ -90,6 +90,8 @@ static uint32_t claim(unsigned c, void **out, uint32_t n) {
   uint32_t got = mu_claim(c, out, n, &model.rng, &(bool){false});
   MUST(got >= 1 && got <= n, "%u of %u slots", SEED, got, n);
   for (uint32_t i = 0; i < got; i++) {
+    MUST(!mu_is_fresh(out[i]) || !mu_classes[c].meshable, "a small slot is marked", SEED);
+    out[i] = mu_unmarked(out[i]);
     struct mu_place at = mu_place_of(mu_run_of(mu_page_of(out[i])), out[i]);
     mark(c, out[i], 1);
     MUST(at.exact && mu_bit(at.span->bitmap, at.slot), "%p is not a live slot", SEED, out[i]);
@@ -133,18 +135,38 @@ static uint8_t fullest_bin(unsigned c) {
   return best;
 }
 
+/* What one claim took, by span. */
+struct taken {
+  uint32_t count, slots[BATCH];
+  const struct mu_mini_heap *spans[BATCH];
+};
+
+static void note_taken(struct taken *t, const struct mu_mini_heap *span) {
+  uint32_t i = 0;
+  while (i < t->count && t->spans[i] != span) i++;
+  t->spans[i] = span;
+  t->slots[i]++;
+  if (i == t->count) t->count++;
+}
+
 static void model_claim(unsigned c) {
   void *out[BATCH];
   uint32_t n = 1 + below(BATCH - 1);
   if (model.count + n > MAX_HELD) return;
   uint8_t best = fullest_bin(c);
   uint32_t got = claim(c, out, n);
-  const struct mu_mini_heap *span = span_of(out[0]);
-  for (uint32_t i = 1; i < got; i++) MUST(span_of(out[i]) == span, "slots of two spans", SEED);
-  MUST(got == n || span->live == mu_classes[c].slots, "%u of %u slots, and the span is not full", SEED, got, n);
-  uint32_t was = span->live - got;
-  MUST((was ? was * 8 / mu_classes[c].slots : MU_EMPTY_BIN) == best,
-       "a span with %u of %u slots, but there is one in %u", SEED, was, mu_classes[c].slots, best);
+  struct taken taken = {0};
+  for (uint32_t i = 0; i < got; i++) note_taken(&taken, span_of(out[i]));
+  uint32_t fullest = 0, open = 0;
+  for (uint32_t i = 0; i < taken.count; i++) {
+    uint32_t was = taken.spans[i]->live - taken.slots[i];
+    MUST(was || taken.count == 1, "an empty span beside others", SEED);
+    fullest = was > fullest ? was : fullest;
+    open += taken.spans[i]->live < mu_classes[c].slots;
+  }
+  MUST(open <= (got == n), "%u of %u slots, and %u spans are not full", SEED, got, n, open);
+  MUST((fullest ? fullest * 8 / mu_classes[c].slots : MU_EMPTY_BIN) == best,
+       "a span with %u of %u slots, but there is one in %u", SEED, fullest, mu_classes[c].slots, best);
   memcpy(model.held + model.count, out, got * sizeof *out);
   model.count += got;
 }
