@@ -56,7 +56,7 @@ static inline void *mu_unmarked(void *slot) {
   return (void *)((uintptr_t)slot & ~mu_fresh_mark);
 }
 
-/* Claims up to n free slots of the class into out, in random order, some of them marked. Returns how many; 0 when
+/* Claims up to n free slots of the class into out, some of them marked. Returns how many; 0 when
  * memory is out. Calls nobody back: once the slots are where they belong, the caller is to call mu_after_claim. */
 uint32_t mu_claim(unsigned size_class, void **out, uint32_t n, uint64_t *rng, bool *grown);
 
