@@ -350,6 +350,87 @@ size_t mu_extent_purge(uint32_t tick, size_t max_pages, mu_drop_fn drop) {
   return done;
 }
 
+/* ---- validator --------------------------------------------------------------------------------------------------- */
+
+struct census {
+  size_t extents, pages;
+};
+
+/* Records between the first and the last page are blank, and no span is on these pages. */
+static void validate_inside(size_t page, size_t pages) {
+  MU_CHECK(pages > 0 && page >= MU_RUN_PAGES && pages <= x.top - page);
+  for (size_t i = page; i < page + pages; i++) MU_CHECK(mu_arena.page_map[i] == 0);
+  for (size_t i = page + 1; i + 1 < page + pages; i++) MU_CHECK(mu_extent_at(i)->state == MU_NONE);
+  for (size_t r = page / MU_RUN_PAGES; r <= (page + pages - 1) / MU_RUN_PAGES; r++) MU_CHECK(!mu_arena.runs[r].in_use);
+}
+
+static void validate_free(size_t page, int kind, unsigned bin) {
+  const struct mu_extent *m = mu_extent_at(page);
+  size_t end = page + m->pages;
+  MU_CHECK(m->state == (kind ? MU_EXTENT_CLEAN : MU_EXTENT_DIRTY));
+  MU_CHECK(bin_of(m->pages) == bin);
+  validate_inside(page, m->pages);
+  const struct mu_extent *tail = mu_extent_at(end - 1);
+  MU_CHECK(m->pages == 1 || (tail->state == MU_EXTENT_TAIL && tail->pages == m->pages));
+  MU_CHECK(end == x.top || mu_extent_at(end)->state != m->state); /* else they would be one */
+}
+
+static void validate_bin(int kind, unsigned bin, struct census *all) {
+  MU_CHECK((x.nonempty[kind][bin / 64] >> bin % 64 & 1) == (x.head[kind][bin] != MU_NO_PAGE));
+  for (size_t page = x.head[kind][bin], last = MU_NO_PAGE; page; last = page, page = mu_extent_at(page)->next) {
+    MU_CHECK(page < x.top && mu_extent_at(page)->prev == last);
+    validate_free(page, kind, bin);
+    all->extents++;
+    all->pages += mu_extent_at(page)->pages;
+    MU_CHECK(all->extents <= x.top);
+  }
+}
+
+static void validate_ages(size_t extents) {
+  size_t last = MU_NO_PAGE;
+  for (size_t page = x.oldest; page; last = page, page = mu_extent_at(page)->newer, extents--) {
+    const struct mu_extent *m = mu_extent_at(page);
+    MU_CHECK(extents && page < x.top && m->state == MU_EXTENT_DIRTY && m->older == last);
+    MU_CHECK(!last || (int32_t)(m->stamp - mu_extent_at(last)->stamp) >= 0);
+  }
+  MU_CHECK(extents == 0 && x.newest == last);
+}
+
+/* Every page is in a free extent, in a run or in a large allocation. */
+static void validate_pages(const struct census *dirty, const struct census *clean) {
+  size_t free_pages = 0, large_pages = 0, pages;
+  for (size_t page = MU_RUN_PAGES; page < x.top; page += pages) {
+    const struct mu_extent *m = mu_extent_at(page);
+    bool is_free = m->state == MU_EXTENT_DIRTY || m->state == MU_EXTENT_CLEAN;
+    if (m->state == MU_NONE) {
+      MU_CHECK(page % MU_RUN_PAGES == 0 && mu_arena.runs[page / MU_RUN_PAGES].in_use);
+      pages = MU_RUN_PAGES;
+      for (size_t i = page; i < page + pages; i++) MU_CHECK(mu_extent_at(i)->state == MU_NONE);
+      continue;
+    }
+    MU_CHECK(is_free || m->state == MU_LARGE);
+    pages = m->pages;
+    validate_inside(page, pages);
+    MU_CHECK(is_free || pages == 1 || mu_extent_at(page + pages - 1)->state == MU_NONE);
+    *(is_free ? &free_pages : &large_pages) += pages;
+  }
+  MU_CHECK(free_pages == dirty->pages + clean->pages);
+  MU_CHECK(large_pages == atomic_load_explicit(&mu_large_pages, memory_order_relaxed));
+}
+
+void mu_arena_validate(bool quiet) {
+  struct census free[2] = {{0, 0}, {0, 0}};
+  mu_lock_take(&mu_extent_lock);
+  MU_CHECK(x.top <= x.committed && x.committed <= mu_arena.reserved);
+  MU_CHECK(mu_arena_limit() == x.committed || x.committed == MU_RUN_PAGES);
+  for (int kind = 0; kind < 2; kind++)
+    for (unsigned bin = 0; bin < BINS; bin++) validate_bin(kind, bin, &free[kind]);
+  MU_CHECK(free[0].pages == atomic_load_explicit(&mu_dirty_pages, memory_order_relaxed));
+  validate_ages(free[0].extents);
+  if (quiet) validate_pages(&free[0], &free[1]);
+  mu_lock_release(&mu_extent_lock);
+}
+
 /* ---- mappings and metadata --------------------------------------------------------------------------------------- */
 
 bool mu_fresh_mapping(void *start, size_t len) {

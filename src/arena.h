@@ -94,6 +94,10 @@ bool mu_extent_grow(size_t page, size_t pages, size_t more, bool *zeroed);
 typedef bool (*mu_drop_fn)(void *start, size_t len);
 size_t mu_extent_purge(uint32_t tick, size_t max_pages, mu_drop_fn drop);
 
+/* Checks every invariant of free memory; aborts with a message. quiet: nobody allocates, frees or purges meanwhile, so
+ * all other memory must be accounted for, too. Takes the extent lock. */
+void mu_arena_validate(bool quiet);
+
 /* Pages of free extents that may be resident; pages in large allocations. */
 extern _Atomic size_t mu_dirty_pages, mu_large_pages;
 /* The mesher's clock, for stamps: ticks of about 100 ms. */

@@ -8,6 +8,7 @@
 #include "src/sys.h"
 #include "src/thread.h"
 #include "src/thread_local_heap.h"
+#include "src/validate.h"
 #include "uffd/engine.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -233,12 +234,7 @@ static size_t mesh(const struct mu_pass_policy *policy) {
       m.deferred = true;
   end_turn();
   mu_count(&mu_mesher_counters.freed_bytes, pages << mu_arena.page_shift);
-  if (mu_options.validate)
-    for (unsigned c = 1; c < MU_CLASSES; c++) {
-      mu_class_lock(c);
-      mu_class_validate(c);
-      mu_class_unlock(c);
-    }
+  if (mu_options.validate) mu_heap_validate(false);
   return pages;
 }
 
@@ -255,7 +251,10 @@ static size_t might_give_back(void) {
 /* What did not pay is tried again later and later, unless there is more to gain by now. */
 static bool worth_a_try(void) {
   size_t bytes = might_give_back();
-  if (bytes >> mu_arena.page_shift < MIN_PAGES_A_PLAN) return false;
+  if (bytes >> mu_arena.page_shift < MIN_PAGES_A_PLAN) {
+    m.rest = m.pause = 0; /* there is nothing to wait for */
+    return false;
+  }
   if (mu_options.eager || bytes > m.tried_with + m.tried_with / 8) m.rest = m.pause = 0;
   if (m.rest) {
     m.rest--;
@@ -466,6 +465,11 @@ static size_t give_back(uint32_t what) {
   mu_thread_flush();
   request(what);
   return atomic_load_explicit(&m.freed, memory_order_relaxed);
+}
+
+const char *mu_mesher_why(void) {
+  bool refused = m.attempts && atomic_load_explicit(&m.state, memory_order_relaxed) != RUNNING;
+  return refused ? "no thread can be started, so nothing is meshed or given back" : mu_engine_why();
 }
 
 size_t mu_mesher_compact(void) {

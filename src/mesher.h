@@ -16,6 +16,9 @@ size_t mu_mesher_compact(void);
 /* Gives unused pages back, now; returns bytes. */
 size_t mu_mesher_purge(void);
 
+/* One line for people: why it is this tier, or why there is none. */
+const char *mu_mesher_why(void);
+
 /* In a forked child: there is no mesher, no engine, no mesh file that can be added to. */
 void mu_mesher_forget(void);
 

@@ -93,7 +93,7 @@ void mu_stats_print(unsigned level) {
   line("MH Alloc Count:     %lu", s.miniheap_allocs);
   line("MH Free  Count:     %lu", s.miniheap_frees);
   line("MH High Water Mark: %lu", s.miniheaps_hwm);
-  line("tier:               %s (%s)", mu_tier_name(s.tier), mu_engine_why());
+  line("tier:               %s (%s)", mu_tier_name(s.tier), mu_mesher_why());
   line("passes:             %lu, %.1f ms in all, longest %lu us", s.passes, (double)s.pass_ns / 1e6,
        s.longest_pass_ns / 1000);
   line("faults resolved:    %lu, longest %lu us", s.faults, s.longest_fault_ns / 1000);

@@ -11,7 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
-static const long number[MU_SYS_COUNT] = {
+static const long number[MU_SYS_CALLS] = {
 #define X(name) [MU_SYS_##name] = SYS_##name,
     MU_SYS_LIST(X)
 #undef X
@@ -21,7 +21,22 @@ static const char *const name[MU_SYS_COUNT] = {
 #define X(n) [MU_SYS_##n] = #n,
     MU_SYS_LIST(X)
 #undef X
+#define X(n, request) [MU_SYS_##n] = #n,
+        MU_SYS_REQUEST_LIST(X)
+#undef X
 };
+
+static enum mu_sys kind_of_request(unsigned long request) {
+  switch (request) {
+#define X(n, request)                                                                                                  \
+  case request:                                                                                                        \
+    return MU_SYS_##n;
+    MU_SYS_REQUEST_LIST(X)
+#undef X
+  default:
+    return MU_SYS_ioctl;
+  }
+}
 
 mu_sys_hook_fn mu_sys_hook;
 static _Atomic uint64_t calls[MU_SYS_COUNT]; /* counted only while a hook is set */
@@ -58,8 +73,20 @@ long mu_sys_raw(long n, long a, long b, long c, long d, long e, long f) {
   return raw(n, a, b, c, d, e, f);
 }
 
-bool mu_sys_refused(enum mu_sys call) {
-  return mu_sys_hook && mu_sys_hook(call, atomic_fetch_add_explicit(&calls[call], 1, memory_order_relaxed)) > 0;
+static int ask(enum mu_sys call) {
+  int error = mu_sys_hook(call, atomic_fetch_add_explicit(&calls[call], 1, memory_order_relaxed));
+  return error > 0 ? error : 0;
+}
+
+int mu_sys_refused(enum mu_sys call) {
+  return MU_UNLIKELY(mu_sys_hook != NULL) ? ask(call) : 0;
+}
+
+static int refused_with(enum mu_sys call, unsigned long request) {
+  int error = ask(call);
+  if (error || call != MU_SYS_ioctl) return error;
+  enum mu_sys kind = kind_of_request(request);
+  return kind == MU_SYS_ioctl ? 0 : ask(kind);
 }
 
 int mu_pid(void) {
@@ -68,8 +95,8 @@ int mu_pid(void) {
 
 long mu_sys_call(enum mu_sys call, long a, long b, long c, long d, long e, long f) {
   if (MU_UNLIKELY(mu_sys_hook != NULL)) {
-    int error = mu_sys_hook(call, atomic_fetch_add_explicit(&calls[call], 1, memory_order_relaxed));
-    if (error > 0) return -error;
+    int error = refused_with(call, (unsigned long)b);
+    if (error) return -error;
   }
   return raw(number[call], a, b, c, d, e, f);
 }

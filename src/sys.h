@@ -15,20 +15,32 @@
   X(mmap) X(munmap) X(mprotect) X(madvise) X(mremap) X(futex) X(openat) X(close) X(read) X(write) X(pread64)           \
   X(ioctl) X(memfd_create) X(ftruncate) X(fallocate) X(fcntl) X(close_range) X(process_madvise) X(userfaultfd)         \
   X(poll) X(getrandom) X(sched_yield) X(gettid) X(prlimit64) X(pidfd_open) X(eventfd2) X(io_uring_setup)               \
-  X(io_uring_enter) X(sched_setscheduler) X(sched_setaffinity) X(rt_sigprocmask) X(uname) X(getdents64) X(prctl) X(getpid)
+  X(io_uring_enter) X(sched_setscheduler) X(sched_setaffinity) X(rt_sigprocmask) X(uname) X(getdents64) X(prctl)       \
+  X(getpid) X(clone3) X(capget) X(capset)
+/* Requests of ioctl, each a kind of its own for the hook, with its number. */
+#define MU_SYS_REQUEST_LIST(X)                                                                                         \
+  X(USERFAULTFD_IOC_NEW, MU_USERFAULTFD_IOC_NEW) X(UFFDIO_API, UFFDIO_API) X(UFFDIO_REGISTER, UFFDIO_REGISTER)         \
+  X(UFFDIO_UNREGISTER, UFFDIO_UNREGISTER) X(UFFDIO_MOVE, MU_UFFDIO_MOVE) X(UFFDIO_COPY, UFFDIO_COPY)                   \
+  X(UFFDIO_ZEROPAGE, UFFDIO_ZEROPAGE) X(UFFDIO_WRITEPROTECT, UFFDIO_WRITEPROTECT) X(UFFDIO_WAKE, UFFDIO_WAKE)
 /* clang-format on */
 
 enum mu_sys {
 #define X(name) MU_SYS_##name,
   MU_SYS_LIST(X)
 #undef X
+      MU_SYS_CALLS,
+  MU_SYS_BEFORE_REQUESTS = MU_SYS_CALLS - 1,
+#define X(name, number) MU_SYS_##name,
+  MU_SYS_REQUEST_LIST(X)
+#undef X
       MU_SYS_COUNT
 };
 
 /*
  * The injection hook: when set, it is asked before each call with the call's kind and how often that kind was called
- * before (from 0). A positive result is the errno that the call fails with, without being made. Set it before threads
- * exist. MESH_UFFD_TEST_FAIL=name:first[-last]:errno[,...] sets a hook of this kind from the environment.
+ * before (from 0). A positive result is the errno that the call fails with, without being made. An ioctl that is not
+ * refused as such is asked for once more, as its request. Set it before threads exist.
+ * MESH_UFFD_TEST_FAIL=name:first[-last]:errno[,...] sets a hook of this kind from the environment.
  */
 typedef int (*mu_sys_hook_fn)(enum mu_sys call, uint64_t index);
 extern mu_sys_hook_fn mu_sys_hook;
@@ -39,8 +51,8 @@ long mu_sys_raw(long number, long a, long b, long c, long d, long e, long f);
 
 long mu_sys_call(enum mu_sys call, long a, long b, long c, long d, long e, long f);
 
-/* For calls that a library makes on our behalf: true when the hook wants this one to fail. */
-bool mu_sys_refused(enum mu_sys call);
+/* For calls that a library makes on our behalf: the errno that the hook wants this one to fail with, or 0. */
+int mu_sys_refused(enum mu_sys call);
 /* This process's number, asked of the kernel each time: a fork by any means is seen. */
 int mu_pid(void);
 

@@ -13,7 +13,8 @@ enum { STACK_BYTES = 128 * 1024 }; /* deepest use is a few KiB; the rest is room
 int mu_thread_create(pthread_t *thread, void *(*run)(void *)) {
   sigset_t all, before;
   pthread_attr_t attr;
-  int saved = errno;
+  int saved = errno, refused = mu_sys_refused(MU_SYS_clone3);
+  if (refused) return refused;
   sigfillset(&all);
   int r = pthread_attr_init(&attr);
   if (r == 0) {

@@ -163,15 +163,16 @@ finish
 # What a call fails with here: ENOMEM, EMFILE, EIO, ENOSPC, EPERM.
 error_of() {
   case $1 in
-    mmap | munmap | mprotect | madvise | mremap | ioctl) echo 12 ;;
-    openat | memfd_create | userfaultfd | eventfd2 | pidfd_open) echo 24 ;;
+    mmap | munmap | mprotect | madvise | mremap | ioctl | UFFDIO_*) echo 12 ;;
+    openat | memfd_create | userfaultfd | USERFAULTFD_* | eventfd2 | pidfd_open) echo 24 ;;
+    clone3) echo 11 ;;
     close | read | pread64 | write) echo 5 ;;
     ftruncate | fallocate) echo 28 ;;
     *) echo 1 ;;
   esac
 }
 
-names=$(sed -n '/define MU_SYS_LIST/,/clang-format on/s/X(\([a-z0-9_]*\))/\
+names=$(sed -n '/define MU_SYS_LIST/,/clang-format on/s/X(\([a-zA-Z0-9_]*\)[,)]/\
 @\1\
 /gp' "$table" | sed -n 's/^@//p')
 [ -n "$names" ] || { echo "FAIL: no system calls in $table"; exit 1; }

@@ -42,11 +42,18 @@ void mu_wake(unsigned page, unsigned n) {
   mu_ioctl(mu_engine.uffd, UFFDIO_WAKE, &r);
 }
 
+enum { PATIENCE = 1000 }; /* EAGAIN passes, but nobody may wait for it for ever */
+
+/* EAGAIN: the program is changing its mappings. */
+static int insist(unsigned long request, void *arg) {
+  int r = -EAGAIN;
+  for (int i = 0; i < PATIENCE && r == -EAGAIN; i++) r = mu_ioctl(mu_engine.uffd, request, arg);
+  return r;
+}
+
 void mu_fill_zero(unsigned page) {
   struct uffdio_zeropage z = {.range = range_of(page, 1)};
-  int r;
-  do r = mu_ioctl(mu_engine.uffd, UFFDIO_ZEROPAGE, &z);
-  while (r == -EAGAIN);        /* the program is changing its mappings */
+  int r = insist(UFFDIO_ZEROPAGE, &z);
   if (r < 0) mu_wake(page, 1); /* EEXIST: it is there by now */
 }
 
@@ -118,10 +125,7 @@ static bool scratch_is_empty(void) {
 
 static int protect(unsigned page, unsigned n, uint64_t mode) {
   struct uffdio_writeprotect w = {.range = range_of(page, n), .mode = mode};
-  int r;
-  do r = mu_ioctl(mu_engine.uffd, UFFDIO_WRITEPROTECT, &w);
-  while (r == -EAGAIN);
-  return r;
+  return insist(UFFDIO_WRITEPROTECT, &w);
 }
 
 static int arm(void) {
@@ -268,12 +272,12 @@ void mu_put_back(unsigned page, unsigned n) {
   for (unsigned end = page + n; page < end;) {
     unsigned len = stretch(have, page, end);
     size_t bytes = (size_t)len << mu_engine.shift, done = 0, moved;
-    while (done < bytes) {
+    for (int tries = 0; done < bytes; tries++) {
       int r = move(in_run(page) + done, in_scratch(page) + done, bytes - done, 0, &moved);
       done += moved;
       /* ENOENT, EEXIST: the other of our two threads has put this page back, or it went with an earlier call whose
        * result was wrong. Page by page from here: each is in one place or the other. */
-      if (r < 0 && r != -EAGAIN && !moved) done += mu_engine.page;
+      if (r < 0 && !moved && (r != -EAGAIN || tries >= PATIENCE)) done += mu_engine.page;
     }
     page += len ? len : 1;
   }

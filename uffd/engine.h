@@ -36,8 +36,9 @@ void mu_engine_stop(void);
 /* In a forked child: forgets everything, without closing: none of it exists here. */
 void mu_engine_forget(void);
 
-/* Whether the calling thread has the capability that allows full userfaultfd; gives it up, for good. */
+/* Whether the calling thread has the capability that allows full userfaultfd. */
 bool mu_caps_have_ptrace(void);
+/* Gives it up, for good. False: the thread has it still, or may have. */
 bool mu_caps_drop_ptrace(void);
 
 /*

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "src/sys.h"
+#include "uffd/compat.h"
 
 #include <criterion/criterion.h>
 #include <errno.h>
@@ -49,7 +50,7 @@ Test(sys, a_positive_answer_is_the_error) {
   mu_sys_hook = note_index;
   answer = ENOSPC;
   cr_assert_eq(ask_pid(), -ENOSPC);
-  cr_assert(mu_sys_refused(MU_SYS_getpid));
+  cr_assert_eq(mu_sys_refused(MU_SYS_getpid), ENOSPC);
   cr_assert_not(mu_sys_refused(MU_SYS_gettid));
   answer = 0;
   cr_assert_eq(ask_pid(), getpid());
@@ -62,7 +63,7 @@ Test(sys, a_positive_answer_is_the_error) {
 /* Whether the n-th calls are refused, from 0 on: "x" refused, "-" not. */
 static void expect(enum mu_sys call, const char *pattern) {
   for (const char *p = pattern; *p; p++)
-    cr_assert_eq(mu_sys_refused(call), *p == 'x', "call %d of \"%s\"", (int)(p - pattern), pattern);
+    cr_assert_eq(mu_sys_refused(call) != 0, *p == 'x', "call %d of \"%s\"", (int)(p - pattern), pattern);
 }
 
 Test(sys, one_call_fails) {
@@ -106,12 +107,39 @@ Test(sys, rules_may_come_in_several_texts) {
   expect(MU_SYS_gettid, "x-");
 }
 
+/* On no descriptor at all: EBADF when it is made. */
+static int ask_ioctl(unsigned long request) {
+  return mu_ioctl(-1, request, NULL);
+}
+
+Test(sys, an_ioctl_fails_by_its_request) {
+  mu_sys_hook_from_text("UFFDIO_MOVE:1-2:12,UFFDIO_WAKE:0:28,USERFAULTFD_IOC_NEW:0-:1");
+  static const int moves[] = {-EBADF, -12, -12, -EBADF};
+  for (int i = 0; i < 4; i++) {
+    cr_assert_eq(ask_ioctl(MU_UFFDIO_MOVE), moves[i], "move %d", i);
+    cr_assert_eq(ask_ioctl(UFFDIO_WAKE), i == 0 ? -28 : -EBADF, "wake %d", i);
+    cr_assert_eq(ask_ioctl(UFFDIO_COPY), -EBADF);
+    cr_assert_eq(ask_ioctl(MU_USERFAULTFD_IOC_NEW), -1);
+    cr_assert_eq(ask_ioctl(FIONREAD), -EBADF, "one that has no name");
+  }
+}
+
+Test(sys, an_ioctl_that_fails_as_such_does_not_count_as_its_request) {
+  mu_sys_hook_from_text("ioctl:0-1:5,UFFDIO_MOVE:1:12");
+  static const int results[] = {-5, -5, -EBADF, -12, -EBADF};
+  for (int i = 0; i < 5; i++) cr_assert_eq(ask_ioctl(MU_UFFDIO_MOVE), results[i], "call %d", i);
+}
+
 Test(sys, every_call_has_a_name) {
   static const char *const names[] = {
 #define X(name) #name,
       MU_SYS_LIST(X)
 #undef X
+#define X(name, number) #name,
+          MU_SYS_REQUEST_LIST(X)
+#undef X
   };
+  cr_assert_eq(sizeof names / sizeof *names, MU_SYS_COUNT);
   for (int call = 0; call < MU_SYS_COUNT; call++) {
     char text[64];
     pid_t child = fork(); /* rules stay, so each kind needs a process */
