@@ -9,7 +9,8 @@ enum { MAX_FILES = 1 << 18 };
 /* Inherited by children, whose meshed spans refer to it too. */
 static struct {
   struct mu_file_record *records;
-  uint32_t top, last; /* numbers in use are below top; where to look for a free one first */
+  uint32_t top, last;      /* numbers in use are below top; where an unused one is looked for first */
+  _Atomic uint32_t unused; /* of those below top */
   _Atomic uint64_t pages;
 } files;
 
@@ -28,6 +29,13 @@ static bool unused(const struct mu_file_record *r) {
   return atomic_load_explicit(&r->refs, memory_order_acquire) == 0;
 }
 
+static uint32_t find_unused(void) {
+  if (!atomic_load_explicit(&files.unused, memory_order_acquire)) return 0;
+  while (!unused(&files.records[files.last])) files.last = files.last + 1 < files.top ? files.last + 1 : 1;
+  atomic_fetch_sub_explicit(&files.unused, 1, memory_order_relaxed);
+  return files.last;
+}
+
 uint32_t mu_file_new(unsigned size_class, unsigned unit_pages) {
   int err;
   if (!files.records) {
@@ -36,14 +44,9 @@ uint32_t mu_file_new(unsigned size_class, unsigned unit_pages) {
     if (!files.records) return 0;
     files.top = files.last = 1;
   }
-  uint32_t n = files.last;
-  for (uint32_t tries = files.top; tries && n < files.top && !unused(&files.records[n]); tries--)
-    n = n + 1 < files.top ? n + 1 : files.top;
-  if (n == files.top) {
-    if (files.top == MAX_FILES) return 0;
-    files.top++;
-  }
-  files.last = n + 1 < files.top ? n + 1 : 1;
+  uint32_t n = find_unused();
+  if (!n && files.top == MAX_FILES) return 0;
+  if (!n) n = files.top++;
   files.records[n] = (struct mu_file_record){
       .size_class = (uint8_t)size_class, .unit_pages = (uint8_t)(unit_pages & 63), .open = 1, .refs = 1};
   return n;
@@ -72,6 +75,7 @@ void mu_file_unref(uint32_t number) {
     if (refs == 1) {
       forget_pages(r);
       atomic_store_explicit(&r->refs, 0, memory_order_release);
+      atomic_fetch_add_explicit(&files.unused, 1, memory_order_release);
       return;
     }
   } while (

@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "src/global_heap.h"
+#include "src/rng.h"
+#include "src/span_table.h"
+#include "src/sys.h"
+
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+/* Every assertion that Criterion counts costs a message: loops use this one. */
+#define CHECK(condition, format, ...)                                                                                  \
+  do {                                                                                                                 \
+    if (!(condition)) cr_assert_fail("%s: " format, #condition, ##__VA_ARGS__);                                        \
+  } while (0)
+
+enum { HELD = 3000, STEPS = 40000, SEEDS = 3 };
+
+static struct {
+  uint64_t seed, rng;
+  struct table {
+    unsigned size_class; /* 0: none */
+    unsigned char *at;
+    unsigned char mark;
+  } held[HELD];
+  char *highest;
+} model;
+
+static uint32_t below(uint32_t n) {
+  return mu_rng_below(&model.rng, n);
+}
+
+static void make_arena(void) {
+  cr_assert(mu_arena_init());
+}
+
+TestSuite(span_table, .init = make_arena, .timeout = 60);
+
+static bool is_all(const unsigned char *p, size_t n, unsigned char byte) {
+  for (size_t i = 0; i < n; i++)
+    if (p[i] != byte) return false;
+  return true;
+}
+
+static void take(struct table *t, unsigned c) {
+  size_t bytes = mu_table_bytes(c);
+  *t = (struct table){c, mu_span_table_alloc(c), (unsigned char)(1 + below(255))};
+  CHECK(t->at, "class %u", c);
+  char *end = (char *)t->at + bytes;
+  CHECK((char *)t->at >= mu_arena.span_tables && end <= mu_arena.span_tables + mu_arena.span_tables_bytes, "%p",
+        (void *)t->at);
+  CHECK((uintptr_t)t->at % 8 == 0, "%p", (void *)t->at);
+  CHECK(is_all(t->at, bytes, 0), "seed %zu, class %u: not zeroed", (size_t)model.seed, c);
+  memset(t->at, t->mark, bytes);
+  if (end > model.highest) model.highest = end;
+}
+
+static void give(struct table *t) {
+  CHECK(is_all(t->at, mu_table_bytes(t->size_class), t->mark), "seed %zu, class %u: overwritten", (size_t)model.seed,
+        t->size_class);
+  mu_span_table_free(t->size_class, t->at);
+  t->size_class = 0;
+}
+
+static void give_all(void) {
+  for (size_t i = 0; i < HELD; i++)
+    if (model.held[i].size_class) give(&model.held[i]);
+}
+
+Test(span_table, any_sequence_of_calls) {
+  for (model.seed = 1; model.seed <= SEEDS; model.seed++) {
+    model.rng = model.seed * 0x9E3779B97F4A7C15u + 1;
+    for (int step = 0; step < STEPS; step++) {
+      struct table *t = &model.held[below(HELD)];
+      if (t->size_class)
+        give(t);
+      else
+        take(t, 1 + below(MU_CLASSES - 1));
+      if (below(STEPS / 2) == 0) give_all();
+    }
+  }
+  give_all();
+}
+
+/* Slabs that are empty serve every class: no class needs new ones for what another has given back. */
+Test(span_table, what_one_class_gives_back_serves_the_others) {
+  model.rng = 1;
+  for (size_t i = 0; i < HELD; i++) take(&model.held[i], 1);
+  give_all();
+  char *top = mu_arena.span_tables + mu_round_up((size_t)(model.highest - mu_arena.span_tables), (size_t)1 << 18);
+  for (unsigned c = 2; c < MU_CLASSES; c++) {
+    size_t n = HELD * mu_table_bytes(1) / mu_table_bytes(c) / 2;
+    for (size_t i = 0; i < mu_min(n, HELD); i++) take(&model.held[i], c);
+    give_all();
+    CHECK(model.highest <= top, "class %u", c);
+  }
+}
+
+static size_t resident_pages(void) {
+  size_t pages =
+      (size_t)(mu_round_up((size_t)(model.highest - mu_arena.span_tables), mu_arena.page_size)) >> mu_arena.page_shift;
+  unsigned char *in_core = calloc(pages, 1);
+  size_t n = 0;
+  cr_assert_eq(mincore(mu_arena.span_tables, pages << mu_arena.page_shift, in_core), 0);
+  for (size_t i = 0; i < pages; i++) n += in_core[i] & 1;
+  free(in_core);
+  return n;
+}
+
+Test(span_table, empty_slabs_give_their_memory_back) {
+  model.rng = 1;
+  for (size_t i = 0; i < HELD; i++) take(&model.held[i], 1);
+  size_t full = resident_pages();
+  give_all();
+  cr_assert_leq(resident_pages(), full / 3, "%zu of %zu pages", resident_pages(), full);
+}
+
+static int no_mprotect(enum mu_sys call, uint64_t index) {
+  (void)index;
+  return call == MU_SYS_mprotect ? ENOMEM : 0;
+}
+
+Test(span_table, it_can_run_out_and_come_back) {
+  mu_sys_hook = no_mprotect;
+  for (unsigned c = 1; c < MU_CLASSES; c++) cr_assert_null(mu_span_table_alloc(c), "class %u", c);
+  mu_sys_hook = NULL;
+  model.rng = 1;
+  for (unsigned c = 1; c < MU_CLASSES; c++) take(&model.held[c], c);
+  give_all();
+}
+
+/* Refused while slabs with room are there: those are used up first. */
+Test(span_table, what_is_there_is_used_when_no_more_can_be_had) {
+  size_t n = 0;
+  model.rng = 1;
+  take(&model.held[n++], 1);
+  mu_sys_hook = no_mprotect;
+  for (void *p; n < HELD && (p = mu_span_table_alloc(1)); n++) {
+    CHECK(is_all(p, mu_table_bytes(1), 0), "table %zu", n);
+    model.held[n] = (struct table){1, p, 0};
+  }
+  cr_assert_gt(n, 4);
+  cr_assert_lt(n, HELD);
+  give_all();
+  cr_assert_not_null(mu_span_table_alloc(MU_CLASSES - 1));
+}
+
+Test(span_table, refused_madvise_loses_nothing) {
+  model.rng = 1;
+  mu_sys_hook = NULL;
+  for (int round = 0; round < 3; round++) {
+    for (size_t i = 0; i < 200; i++) take(&model.held[i], 1 + (unsigned)(i + (size_t)round) % (MU_CLASSES - 1));
+    mu_sys_hook_from_text("madvise:0-:12");
+    give_all();
+  }
+}
