@@ -128,6 +128,8 @@ static int protect(unsigned page, unsigned n, uint64_t mode) {
   return insist(UFFDIO_WRITEPROTECT, &w);
 }
 
+static void disarm_or_break(void);
+
 static int arm(void) {
   /* A file has no holes that trap: what is not mapped yet is the packed page, and a store to it meets the protection.
    */
@@ -135,7 +137,11 @@ static int arm(void) {
                   : mu_barrier.moves                 ? UFFDIO_REGISTER_MODE_MISSING
                                                      : UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP;
   struct uffdio_register reg = {.range = range_of(0, mu_barrier.pages), .mode = mode};
-  return mu_ioctl(mu_engine.uffd, UFFDIO_REGISTER, &reg);
+  int r = mu_ioctl(mu_engine.uffd, UFFDIO_REGISTER, &reg);
+  /* Where the range is several mappings, the first may be registered: holes in it would trap for ever. Other errors
+   * come before that; EBUSY means that somebody else has registered memory here, which is his to disarm. */
+  if (r == -ENOMEM) disarm_or_break();
+  return r;
 }
 
 /* Waiters are woken by it as well. */
@@ -155,8 +161,6 @@ static void wait_for_fault_thread(void) {
   while (atomic_load_explicit(&mu_barrier.busy, memory_order_acquire))
     mu_sys_call(MU_SYS_sched_yield, 0, 0, 0, 0, 0, 0);
 }
-
-static void disarm_or_break(void);
 
 /* Write-protection does not stop who holds a pin already; one taken from now on waits like any store. */
 static int close_by_protecting(void) {

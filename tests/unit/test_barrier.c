@@ -295,7 +295,7 @@ static void fail_to_close(void) {
   char *at = make_region(PAGES);
   fill(at, some_pages);
   for (int i = 0; i < 2; i++) {
-    atomic_store(&refused_call, i ? MU_SYS_pread64 : MU_SYS_ioctl);
+    atomic_store(&refused_call, i ? MU_SYS_pread64 : MU_SYS_UFFDIO_REGISTER);
     EXPECT(!close_all(at, 2), "call %d", i);
     atomic_store(&refused_call, -1);
     expect_filled(at, some_pages);
@@ -334,6 +334,243 @@ Test(barrier, what_cannot_be_mapped_is_as_it_was) {
   with_engine(MU_TIER_FULL, fail_to_remap);
 }
 
+/* ---- a run that is meshed already ---- */
+
+/* A region that shows a mesh file: page i of it is page i of the file, whose pages of `holes` were never made. */
+static char *make_meshed(struct mu_mesh_file *file, uint64_t holes) {
+  EXPECT(mu_file_create(file, PAGES * page) == 0, "file");
+  for (unsigned i = 0; i < PAGES; i++) {
+    if (holes >> i & 1) continue;
+    EXPECT(mu_file_prepare(file, i * page, page) == 0, "page %u", i);
+    memset(file->window + i * page, (int)i + 1, page);
+  }
+  return mmap(NULL, PAGES * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, file->fd, 0);
+}
+
+static int close_meshed(char *at, unsigned unit) {
+  return mu_barrier_close(MU_MESH_FILE, at, PAGES, unit, ~(uint64_t)0, &refused);
+}
+
+static void read_all(const char *at) {
+  for (unsigned i = 0; i < PAGES; i++) (void)*(const volatile char *)(at + i * page);
+}
+
+/* Some pages of the file are holes; some of the mapping was never touched, some was read. */
+static void close_meshed_and_open(void) {
+  for (int touch_first = 0; touch_first < 2; touch_first++)
+    for (unsigned unit = 1; unit <= PAGES; unit *= 2) {
+      struct mu_mesh_file file;
+      char *at = make_meshed(&file, ~some_pages);
+      if (touch_first) read_all(at);
+      EXPECT(close_meshed(at, unit) == 0 && !refused, "units of %u: %zx", unit, (size_t)refused);
+      for (unsigned u = 0; u < PAGES / unit; u += 3) EXPECT(mu_barrier_claim(u), "unit %u of %u", u, unit);
+      expect_filled(mu_barrier_contents(0), some_pages); /* whoever reads does not wait */
+      mu_barrier_open();
+      expect_filled(at, some_pages);
+      fill(at, ~(uint64_t)0); /* nobody waits any more */
+      EXPECT(file.window[page] == 2, "a store goes to a private copy");
+      mu_file_seal(&file);
+      munmap(at, PAGES * page);
+    }
+}
+
+IN_ANY_TIER(a_meshed_run_is_closed_and_opened, close_meshed_and_open)
+
+static void refuse_copies(void) {
+  struct mu_mesh_file file;
+  char *at = make_meshed(&file, 0);
+  at[5 * page] = 6; /* the same byte: a copy all the same */
+  memset(at + 12 * page, 13, page);
+  EXPECT(close_meshed(at, 2) == 0, "close");
+  EXPECT(refused == ((1 << 5) | (1 << 12)), "refused %zx", (size_t)refused);
+  for (unsigned u = 0; u < PAGES / 2; u++) EXPECT(mu_barrier_claim(u) == (u != 2 && u != 6), "unit %u", u);
+  mu_barrier_open();
+  expect_filled(at, ~(uint64_t)0);
+  EXPECT(mu_barrier_close(MU_MESH_FILE, at, PAGES, 2, ~(uint64_t)(3 << 4), &refused) == 0, "close");
+  EXPECT(refused == 1 << 12, "what is not wanted is not refused: %zx", (size_t)refused);
+  mu_barrier_open();
+  mu_file_seal(&file);
+  expect_filled(at, ~(uint64_t)0);
+}
+
+IN_ANY_TIER(private_copies_are_refused, refuse_copies)
+
+static char *meshed;
+
+/* Page 9 is there, page 12 is a hole of the file that nobody has touched: both stores wait for somebody. */
+static void *store_meshed(void *unused) {
+  meshed[9 * page] = 99;
+  meshed[12 * page + 5] = 98;
+  atomic_fetch_add(&touches, 1);
+  return unused;
+}
+
+static void store_in_closed(void) {
+  struct mu_mesh_file file;
+  pthread_t thread;
+  meshed = make_meshed(&file, 1 << 12);
+  uint64_t faults = mu_engine_counters.faults;
+  EXPECT(close_meshed(meshed, 4) == 0, "close");
+  pthread_create(&thread, NULL, store_meshed, NULL);
+  pthread_join(thread, NULL); /* ends: the fault thread lets it go on */
+  EXPECT(mu_engine_counters.faults >= faults + 2, "%zu faults", (size_t)(mu_engine_counters.faults - faults));
+  EXPECT(!mu_barrier_claim(2) && !mu_barrier_claim(3), "units that were stored to are not ours to take");
+  EXPECT(mu_barrier_claim(0) && mu_barrier_claim(4), "the others are");
+  mu_barrier_open();
+  EXPECT(meshed[9 * page] == 99 && meshed[12 * page + 5] == 98, "stores are lost");
+  EXPECT(file.window[9 * page] == 10 && file.window[12 * page + 5] == 0, "stores reach the file");
+  meshed[9 * page] = 10, meshed[12 * page + 5] = 0;
+  expect_filled(meshed, ~(uint64_t)(1 << 12));
+  mu_file_seal(&file);
+}
+
+IN_BOTH_TIERS(a_store_to_a_closed_meshed_unit_returns_it, store_in_closed)
+
+/* Whoever stores to a claimed unit waits until it shows its new place, and stores there. */
+static void store_in_claimed(void) {
+  struct mu_mesh_file file, other;
+  pthread_t thread;
+  meshed = make_meshed(&file, 1 << 12);
+  EXPECT(mu_file_create(&other, 8 * page) == 0 && mu_file_prepare(&other, 0, 8 * page) == 0, "file");
+  EXPECT(close_meshed(meshed, 4) == 0 && mu_barrier_claim(2) && mu_barrier_claim(3), "close");
+  atomic_store(&touches, 0);
+  pthread_create(&thread, NULL, store_meshed, NULL);
+  for (unsigned u = 2; u < 4; u++) memcpy(other.window + (u - 2) * 4 * page, mu_barrier_contents(u), 4 * page);
+  _Atomic uint32_t never = 0;
+  mu_futex_wait(&never, 0, 20000000);
+  EXPECT(atomic_load(&touches) == 0, "a claimed unit was stored to");
+  EXPECT(mu_barrier_remap(2, 2, other.fd, 0), "units 2 and 3");
+  pthread_join(thread, NULL);
+  mu_barrier_open();
+  EXPECT(meshed[9 * page] == 99 && meshed[12 * page + 5] == 98, "stores are lost");
+  EXPECT(other.window[page] == 10 && other.window[4 * page + 5] == 0, "stores reach the file");
+  meshed[9 * page] = 10, meshed[12 * page + 5] = 0;
+  mu_file_seal(&file);
+  mu_file_seal(&other);
+  expect_filled(meshed, ~(uint64_t)(1 << 12));
+}
+
+IN_BOTH_TIERS(who_stores_to_a_claimed_meshed_unit_waits, store_in_claimed)
+
+static void fail_to_close_meshed(void) {
+  struct mu_mesh_file file;
+  char *at = make_meshed(&file, ~some_pages);
+  for (int i = 0; i < 2; i++) {
+    atomic_store(&refused_call, i ? MU_SYS_pread64 : MU_SYS_UFFDIO_WRITEPROTECT);
+    EXPECT(close_meshed(at, 2) < 0, "call %d", i);
+    atomic_store(&refused_call, -1);
+    fill(at, 1);
+    expect_filled(at, some_pages | 1);
+    munmap(at, page);
+    mmap(at, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, file.fd, 0);
+  }
+  EXPECT(close_meshed(at, 2) == 0, "once more");
+  mu_barrier_open();
+  expect_filled(at, some_pages);
+  mu_file_seal(&file);
+}
+
+Test(barrier, a_meshed_run_that_cannot_be_closed_is_as_it_was) {
+  mu_sys_hook = refuse_call;
+  with_engine(MU_TIER_FULL, fail_to_close_meshed);
+}
+
+/* ---- refused for ever ---- */
+
+static _Atomic uint32_t refused_times;
+static _Atomic int refused_with = EAGAIN;
+
+static int refuse_from_now(enum mu_sys call, uint64_t index) {
+  (void)index;
+  if ((int)call != atomic_load(&refused_call)) return 0;
+  atomic_fetch_add(&refused_times, 1);
+  return atomic_load(&refused_with);
+}
+
+/* What was moved away does not move back: its bytes do. */
+static void fail_to_put_back(void) {
+  for (int i = 0; i < 2; i++) {
+    char *at = make_region(PAGES);
+    fill(at, some_pages);
+    EXPECT(close_all(at, 4), "close");
+    atomic_store(&refused_with, i ? EBUSY : EAGAIN);
+    atomic_store(&refused_call, MU_SYS_UFFDIO_MOVE);
+    mu_barrier_open();
+    atomic_store(&refused_call, -1);
+    EXPECT(atomic_load(&refused_times) > 0, "it was never asked for");
+    expect_filled(at, some_pages);
+    fill(at, ~(uint64_t)0);
+    EXPECT(close_all(at, 4), "and the next barrier is like any other");
+    mu_barrier_open();
+    expect_filled(at, ~(uint64_t)0);
+  }
+}
+
+Test(barrier, pages_that_do_not_move_back_are_copied) {
+  mu_sys_hook = refuse_from_now;
+  with_engine(MU_TIER_FULL, fail_to_put_back);
+}
+
+/* Nothing is lost either where nothing can be told or lifted: but no barrier is closed any more. */
+static void fail_to_disarm(void) {
+  char *at = make_region(PAGES);
+  fill(at, some_pages);
+  EXPECT(close_all(at, 4) && mu_barrier_claim(1), "close");
+  atomic_store(&refused_call, MU_SYS_UFFDIO_UNREGISTER);
+  mu_barrier_open();
+  atomic_store(&refused_call, -1);
+  expect_filled(at, some_pages);
+  fill(at, ~(uint64_t)0);
+  expect_filled(at, ~(uint64_t)0);
+  EXPECT(!close_all(make_region(PAGES), 4), "closed once more");
+}
+
+Test(barrier, what_stays_armed_is_whole_and_the_last) {
+  mu_sys_hook = refuse_from_now;
+  with_engine(MU_TIER_FULL, fail_to_disarm);
+}
+
+/* ---- mappings ---- */
+
+enum { MOST_MAPPINGS = 200000 };
+
+/* All that there may be. 0: there is no limit that one could reach. */
+static size_t use_up_mappings(char **area) {
+  size_t n = 0;
+  *area = mmap(NULL, 2 * MOST_MAPPINGS * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  while (n < MOST_MAPPINGS && mprotect(*area + (2 * n + 1) * page, page, PROT_READ) == 0) n++;
+  return n < MOST_MAPPINGS ? 2 * MOST_MAPPINGS * page : 0;
+}
+
+/*
+ * The range is two mappings: registering the first takes none more, the second would have to be split, for which there
+ * is none left. The first must not stay registered: a touch of its holes would wait for ever.
+ */
+static void register_half(void) {
+  char *area, *at = make_region(3 * PAGES) + PAGES * page;
+  madvise(at, PAGES / 2 * page, MADV_DONTFORK);
+  fill(at, 0xff00000000f0f0f0);
+  size_t used = use_up_mappings(&area);
+  bool closed = close_all(at, 4);
+  bool seen = false;
+  if (!closed) {
+    for (unsigned i = 0; i < PAGES; i++) seen |= at[i * page] != 0;
+    at[page] = 2, at[17 * page] = 18; /* holes */
+  } else {
+    mu_barrier_open();
+  }
+  munmap(area, 2 * MOST_MAPPINGS * page);
+  if (!used || closed) return;
+  EXPECT(seen, "contents");
+  at[page] = at[17 * page] = 0;
+  expect_filled(at, 0xff00000000f0f0f0);
+  EXPECT(close_all(at, 4), "once there are mappings");
+  mu_barrier_open();
+  expect_filled(at, 0xff00000000f0f0f0);
+}
+
+IN_BOTH_TIERS(half_a_registration_is_undone, register_half)
+
 /* ---- racing writers ---- */
 
 /* Each writer has a word of its own on every page, and knows what must be in it. */
@@ -346,6 +583,7 @@ static struct {
   bool meshed;
 } regions[REGIONS];
 
+static uint32_t store_one_in = 4; /* of so many reads */
 static _Atomic uint32_t stop, seed_of_writers = 1;
 static uint64_t expected[WRITERS][REGIONS * PAGES], stores[WRITERS], meshed_units;
 
@@ -366,7 +604,7 @@ static void *write_at_random(void *number) {
   while (!atomic_load_explicit(&stop, memory_order_relaxed)) {
     uint32_t i = mu_rng_below(&rng, REGIONS * PAGES);
     check_word(writer, i);
-    if (mu_rng_below(&rng, 4)) continue;
+    if (mu_rng_below(&rng, store_one_in)) continue;
     atomic_store_explicit(word(writer, i), ++expected[writer][i], memory_order_relaxed);
     stores[writer]++;
   }
@@ -411,14 +649,36 @@ static void pass(uint32_t r, uint64_t *rng) {
   regions[r].meshed = mesh;
 }
 
-static void race(void) {
+/* Of a region that is meshed: what has no private copy goes to another file, some of it. */
+static void pass_again(uint32_t r, uint64_t *rng) {
+  struct mu_mesh_file file;
+  unsigned size = 1u << mu_rng_below(rng, 4), units = PAGES / size;
+  if (mu_file_create(&file, PAGES * page) < 0) {
+    note("a mesh file");
+    return;
+  }
+  EXPECT(mu_barrier_close(MU_MESH_FILE, regions[r].base, PAGES, size, ~(uint64_t)0, &refused) == 0, "region %u", r);
+  for (unsigned u = 0; u < units; u++) {
+    uint64_t pages = (((uint64_t)1 << size) - 1) << u * size;
+    if (mu_rng_below(rng, 4) == 0) continue;
+    bool claimed = mu_barrier_claim(u);
+    EXPECT(!claimed || !(refused & pages), "unit %u of %u: claimed, though it was refused", u, units);
+    if (!claimed || mu_rng_below(rng, 4) == 0 || mu_file_prepare(&file, u * size * page, size * page) < 0) continue;
+    memcpy(file.window + u * size * page, mu_barrier_contents(u), size * page);
+    EXPECT(mu_barrier_remap(u, 1, file.fd, (uint64_t)u * size * page), "unit %u", u);
+    meshed_units++;
+  }
+  mu_barrier_open();
+  mu_file_seal(&file);
+}
+
+static void race_with(void (*carry_out)(uint32_t, uint64_t *)) {
   pthread_t writers[WRITERS];
   uint64_t rng = 77, began = mu_now_ns(), ms = 0;
-  for (uint32_t r = 0; r < REGIONS; r++) regions[r].base = make_region(PAGES);
   for (uintptr_t i = 0; i < WRITERS; i++) pthread_create(&writers[i], NULL, write_at_random, (void *)i);
   /* On a busy machine it takes longer until something has happened. */
   for (; ms < RACE_MS || (ms < MOST_MS && meshed_units < 20); ms = (mu_now_ns() - began) / 1000000)
-    pass(mu_rng_below(&rng, REGIONS), &rng);
+    carry_out(mu_rng_below(&rng, REGIONS), &rng);
   atomic_store(&stop, 1);
   for (unsigned i = 0; i < WRITERS; i++) pthread_join(writers[i], NULL);
   for (unsigned w = 0; w < WRITERS; w++) {
@@ -428,7 +688,27 @@ static void race(void) {
   EXPECT(meshed_units > 0, "nothing was meshed");
 }
 
+static void race(void) {
+  for (uint32_t r = 0; r < REGIONS; r++) regions[r].base = make_region(PAGES);
+  race_with(pass);
+}
+
 IN_BOTH_TIERS(no_store_is_lost, race)
+
+/* Files that are holes but for a few pages; stores are rare, since each takes its page out of the game. */
+static void race_meshed(void) {
+  store_one_in = 500;
+  for (uint32_t r = 0; r < REGIONS; r++) {
+    EXPECT(mu_file_create(&regions[r].file, PAGES * page) == 0, "a mesh file");
+    EXPECT(mu_file_prepare(&regions[r].file, r % 50 * page, 8 * page) == 0, "a mesh file");
+    regions[r].base =
+        mmap(NULL, PAGES * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, regions[r].file.fd, 0);
+    mu_file_seal(&regions[r].file);
+  }
+  race_with(pass_again);
+}
+
+IN_BOTH_TIERS(no_store_to_meshed_memory_is_lost, race_meshed)
 
 /* ---- reclaim ---- */
 
