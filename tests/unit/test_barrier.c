@@ -653,6 +653,7 @@ static void pass(uint32_t r, uint64_t *rng) {
 static void pass_again(uint32_t r, uint64_t *rng) {
   struct mu_mesh_file file;
   unsigned size = 1u << mu_rng_below(rng, 4), units = PAGES / size;
+  uint64_t packed = 0;
   if (mu_file_create(&file, PAGES * page) < 0) {
     note("a mesh file");
     return;
@@ -665,6 +666,11 @@ static void pass_again(uint32_t r, uint64_t *rng) {
     EXPECT(!claimed || !(refused & pages), "unit %u of %u: claimed, though it was refused", u, units);
     if (!claimed || mu_rng_below(rng, 4) == 0 || mu_file_prepare(&file, u * size * page, size * page) < 0) continue;
     memcpy(file.window + u * size * page, mu_barrier_contents(u), size * page);
+    packed |= (uint64_t)1 << u;
+  }
+  sched_yield(); /* a store that did not wait would be lost */
+  for (unsigned u = 0; u < units; u++) {
+    if (!(packed >> u & 1)) continue;
     EXPECT(mu_barrier_remap(u, 1, file.fd, (uint64_t)u * size * page), "unit %u", u);
     meshed_units++;
   }
