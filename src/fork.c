@@ -96,6 +96,7 @@ void mu_raw_fork_child(struct mu_raw_fork *state) {
 
 void mu_check_forked(void) {
   if (MU_LIKELY(!same_process || *same_process)) return;
+  count_fork();
   renew_locks();
   mu_mesher_forget();
   mark_process();

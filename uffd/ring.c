@@ -163,8 +163,8 @@ static bool drop_by_vector(const struct mu_range *ranges, size_t n) {
 }
 
 static bool drop_by_ring(const struct mu_range *ranges, size_t n) {
+  finish_ahead(); /* completions are counted, not told apart; and the ring may break */
   if (!ring_ready()) return false;
-  finish_ahead(); /* completions are counted, not told apart */
   for (size_t done = 0; done < n;) {
     unsigned batch = 0;
     int error = 0;

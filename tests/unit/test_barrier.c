@@ -750,6 +750,31 @@ Test(barrier, dropped_ranges_read_as_zeros_by_ring) {
   cr_assert_eq(mu_engine_counters.ops_vector, 0);
 }
 
+static _Atomic bool ring_is_gone;
+
+static int no_vector_and_then_no_ring(enum mu_sys call, uint64_t index) {
+  (void)index;
+  if (call == MU_SYS_io_uring_enter && atomic_load(&ring_is_gone)) return EPERM;
+  return call == MU_SYS_process_madvise ? EPERM : 0;
+}
+
+/* With an operation under way that nobody waits for. */
+static void lose_ring(void) {
+  char *at = make_region(PAGES);
+  fill(at, ~(uint64_t)0);
+  mu_populate(at, 4 * page);
+  atomic_store(&ring_is_gone, true);
+  struct mu_range ranges[] = {{at, page}, {at + 5 * page, 2 * page}, {at + 20 * page, page}};
+  EXPECT(mu_drop(ranges, 3), "drop");
+  expect_filled(at, ~(uint64_t)(1 | 3 << 5 | 1 << 20));
+  mu_reclaim_idle();
+}
+
+Test(barrier, dropped_ranges_read_as_zeros_when_the_ring_fails) {
+  mu_sys_hook = no_vector_and_then_no_ring;
+  with_engine(MU_TIER_FULL, lose_ring);
+}
+
 Test(barrier, dropped_ranges_read_as_zeros_one_by_one) {
   mu_sys_hook = no_vector;
   mu_options.ring = 0;
