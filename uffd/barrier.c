@@ -37,12 +37,16 @@ static int move(char *to, char *from, size_t len, uint64_t mode, size_t *moved) 
   return r;
 }
 
-void mu_wake(unsigned page, unsigned n) {
-  struct uffdio_range r = range_of(page, n);
-  mu_ioctl(mu_engine.uffd, UFFDIO_WAKE, &r);
+enum { PATIENCE = 1000 }; /* EAGAIN passes, but nobody may wait for it for ever */
+
+void mu_wake_range(struct uffdio_range range) {
+  for (int i = 0; i < PATIENCE && mu_ioctl(mu_engine.uffd, UFFDIO_WAKE, &range) < 0; i++) {
+  }
 }
 
-enum { PATIENCE = 1000 }; /* EAGAIN passes, but nobody may wait for it for ever */
+void mu_wake(unsigned page, unsigned n) {
+  mu_wake_range(range_of(page, n));
+}
 
 /* EAGAIN: the program is changing its mappings. */
 static int insist(unsigned long request, void *arg) {

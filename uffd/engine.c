@@ -47,6 +47,12 @@ void mu_engine_own_descriptors(void) {
     if (mu_open("/dev/null", O_RDWR | O_CLOEXEC) < 0) mu_open("/", O_RDONLY | O_CLOEXEC);
 }
 
+/* Nothing helps who waits where this is refused. Nobody waits for any range yet. */
+static bool can_wake(void) {
+  struct uffdio_range r = {mu_round_down((uintptr_t)&mu_engine, mu_engine.page), mu_engine.page};
+  return mu_ioctl(mu_engine.uffd, UFFDIO_WAKE, &r) == 0;
+}
+
 void mu_engine_start(void) {
   mu_engine.page = getauxval(AT_PAGESZ);
   mu_engine.shift = (unsigned)__builtin_ctzl(mu_engine.page);
@@ -62,6 +68,10 @@ void mu_engine_start(void) {
   mu_tier_probe();
   if (mu_options.drop_caps) mu_caps_drop_ptrace(); /* before another thread is made, which would have it too */
   if (mu_engine.uffd < 0) return;
+  if (!can_wake()) {
+    give_up("a sandbox does not let userfaultfd wake who waits");
+    return;
+  }
   if (mu_engine.move && !mu_make_scratch()) {
     give_up("no memory for pages in transit");
     return;

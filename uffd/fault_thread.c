@@ -24,11 +24,6 @@ static bool wait_out_closing(void) {
   return phase == MU_PHASE_CLOSED;
 }
 
-static void wake_address(uintptr_t address) {
-  struct uffdio_range r = {address, mu_engine.page};
-  mu_ioctl(mu_engine.uffd, UFFDIO_WAKE, &r);
-}
-
 /* The unit is RETURNED, by us or by the mesher: see that this page of it is there. */
 static void complete(unsigned page) {
   uint64_t have = atomic_load_explicit(&mu_barrier.present, memory_order_relaxed);
@@ -63,7 +58,7 @@ static void resolve(unsigned page) {
 static void answer_late(uintptr_t address) {
   struct uffdio_zeropage z = {.range = {address, mu_engine.page}};
   bool broken = atomic_load_explicit(&mu_engine.broken, memory_order_acquire);
-  if (!broken || mu_ioctl(mu_engine.uffd, UFFDIO_ZEROPAGE, &z) < 0) wake_address(address);
+  if (!broken || mu_ioctl(mu_engine.uffd, UFFDIO_ZEROPAGE, &z) < 0) mu_wake_range(z.range);
 }
 
 static void handle(const struct uffd_msg *msg) {

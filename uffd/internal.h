@@ -62,6 +62,7 @@ void mu_fault_thread_stop(void);
  */
 void mu_put_back(unsigned page, unsigned n);
 void mu_wake(unsigned page, unsigned n);
+void mu_wake_range(struct uffdio_range range);
 /* A zero page for one that was not there; wakes. */
 void mu_fill_zero(unsigned page);
 
