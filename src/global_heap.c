@@ -208,12 +208,12 @@ static void turn_at_random(void **slots, uint32_t n, uint64_t *rng) {
   }
 }
 
-/* Claims up to n free bits of a span, upwards from a random one, so that no pattern of the program's shows in the
- * bitmap. */
+/* Claims up to n free bits of a span, upwards from where the last claim ended, and when it was empty from a random one,
+ * so that no pattern of the program's shows in the bitmap. */
 static uint32_t claim_bits(const struct mu_size_class *k, size_t page, void **out, uint32_t n, uint64_t *rng) {
   struct mu_mini_heap *span = mu_mini_heap(page);
   char *base = mu_page_address(page);
-  uint32_t got = 0, start = mu_rng_below(rng, k->slots), w = start / 64;
+  uint32_t got = 0, start = span->live ? span->stamp : mu_rng_below(rng, k->slots), w = start / 64, last = 0;
   uint64_t allowed = ~(uint64_t)0 << (start % 64);
   for (uint32_t i = 0; i <= k->words && got < n; i++) {
     uint32_t bits = k->slots - w * 64U;
@@ -221,11 +221,13 @@ static uint32_t claim_bits(const struct mu_size_class *k, size_t page, void **ou
     for (; free && got < n; free &= free - 1) {
       uint32_t bit = (uint32_t)__builtin_ctzll(free);
       span->bitmap[w] |= (uint64_t)1 << bit;
-      out[got++] = base + (size_t)(w * 64 + bit) * k->size;
+      last = w * 64 + bit;
+      out[got++] = base + (size_t)last * k->size;
     }
     allowed = ~(uint64_t)0;
     w = w + 1 < k->words ? w + 1 : 0;
   }
+  span->stamp = (uint16_t)(last + 1 < k->slots ? last + 1 : 0);
   return got;
 }
 

@@ -40,7 +40,7 @@ struct mu_mini_heap {
   uint8_t flags;       /* MU_MH_* */
   uint8_t exempt;      /* an object of it was exempted from meshing */
   uint16_t live;       /* set bits */
-  uint16_t stamp;      /* empty ones: tick at which it became so, modulo 2^16 */
+  uint16_t stamp;      /* empty: tick at which it became so, modulo 2^16; else the slot after the last one claimed */
   uint64_t bitmap[];
 };
 

@@ -15,6 +15,12 @@ _Static_assert(sizeof(struct slab) <= HEADER, "blocks start behind the header");
 
 static struct slab *with_room[MU_CLASSES];
 
+/* Each class's first table. They lie side by side and are kept, so that a small process needs few pages for them. */
+static struct {
+  void *table;
+  bool used;
+} first[MU_CLASSES];
+
 static struct {
   struct mu_lock lock;
   size_t bytes;     /* of a slab: a power of two */
@@ -83,8 +89,17 @@ static uint32_t capacity(size_t block) {
   return (uint32_t)((region.bytes - HEADER) / block);
 }
 
+static void *first_table(unsigned c, size_t block) {
+  if (first[c].used) return NULL;
+  if (!first[c].table) first[c].table = mu_meta_alloc(block);
+  first[c].used = first[c].table;
+  return first[c].table;
+}
+
 void *mu_span_table_alloc(unsigned c) {
   size_t block = mu_table_bytes(c);
+  void *kept = first_table(c, block);
+  if (kept) return memset(kept, 0, block);
   struct slab *slab = with_room[c];
   if (!slab) {
     if (!(slab = slab_get())) return NULL;
@@ -100,6 +115,10 @@ void *mu_span_table_alloc(unsigned c) {
 }
 
 void mu_span_table_free(unsigned c, void *table) {
+  if (table == first[c].table) {
+    first[c].used = false;
+    return;
+  }
   size_t block = mu_table_bytes(c);
   size_t offset = (size_t)((char *)table - mu_arena.span_tables);
   struct slab *slab = (struct slab *)(void *)(mu_arena.span_tables + mu_round_down(offset, region.bytes));

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Memory for the tables of MiniHeaps: blocks of one size for each class, cut from slabs that go back when empty. A
- * class's own are protected by its lock; the slabs by one of their own.
+ * Memory for the tables of MiniHeaps: blocks of one size for each class, cut from slabs that go back when empty; but
+ * for the first of each class, which stays. A class's own are protected by its lock; the slabs by one of their own.
  */
 #ifndef MU_SPAN_TABLE_H
 #define MU_SPAN_TABLE_H

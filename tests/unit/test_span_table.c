@@ -36,7 +36,31 @@ static void make_arena(void) {
   cr_assert(mu_arena_init());
 }
 
-TestSuite(span_table, .init = make_arena, .timeout = 60);
+static char *firsts[MU_CLASSES];
+
+static void take_firsts(void) {
+  make_arena();
+  for (unsigned c = 1; c < MU_CLASSES; c++) firsts[c] = mu_span_table_alloc(c);
+}
+
+TestSuite(first_tables, .init = make_arena, .timeout = 60);
+TestSuite(span_table, .init = take_firsts, .timeout = 60);
+
+/* The slabs come into it with a class's second table. */
+Test(first_tables, they_lie_side_by_side_and_are_used_again) {
+  take_firsts();
+  for (unsigned c = 2; c < MU_CLASSES; c++)
+    cr_assert_eq(firsts[c], firsts[c - 1] + mu_round_up(mu_table_bytes(c - 1), 64), "class %u", c);
+  for (unsigned c = 1; c < MU_CLASSES; c++) {
+    char *second = mu_span_table_alloc(c);
+    cr_assert(second >= mu_arena.span_tables && second < mu_arena.span_tables + mu_arena.span_tables_bytes);
+    memset(firsts[c], 'x', mu_table_bytes(c));
+    mu_span_table_free(c, firsts[c]);
+    cr_assert_eq(mu_span_table_alloc(c), firsts[c]);
+    for (size_t i = 0; i < mu_table_bytes(c); i++) CHECK(!firsts[c][i], "class %u: not zeroed", c);
+    mu_span_table_free(c, second);
+  }
+}
 
 static bool is_all(const unsigned char *p, size_t n, unsigned char byte) {
   for (size_t i = 0; i < n; i++)
