@@ -458,9 +458,16 @@ void mu_mesher_init(void) {
 /* ---- requests ------------------------------------------------------------------------------------------------------
  */
 
+/* Another thread may be about to. */
+static void start_and_wait(void) {
+  start();
+  while (atomic_load_explicit(&m.state, memory_order_acquire) == STARTING && mu_pid() == m.pid)
+    mu_futex_wait(&m.state, STARTING, 1000000);
+}
+
 static size_t give_back(uint32_t what) {
   if (!mu_heap_ready()) return 0;
-  start();
+  start_and_wait();
   if (!is_running()) return 0;
   mu_thread_flush();
   request(what);

@@ -79,7 +79,7 @@ expect() {
 # ---- all runs, a few at a time ----
 run level-1 2 "" MALLOCSTATS=1
 run level-2 2 "" MALLOCSTATS=2
-run default 2.5 stay UNUSED=1
+run default 2.5 ways UNUSED=1
 run no-ring 2.5 stay MESH_UFFD_RING=0
 wait
 run no-mesh 2 stay MESH_UFFD_MESH=0
