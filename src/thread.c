@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 
 enum { STACK_BYTES = 128 * 1024 }; /* deepest use is a few KiB; the rest is room for the C library's static TLS */
 
@@ -36,4 +37,43 @@ void mu_thread_settle(const char *name) {
   mu_sys_call(MU_SYS_prctl, PR_SET_NAME, (long)name, 0, 0, 0, 0);
   mu_sys_call(MU_SYS_sched_setscheduler, 0, SCHED_OTHER, (long)&zero, 0, 0, 0);
   mu_sys_call(MU_SYS_sched_setaffinity, 0, sizeof every, (long)every, 0, 0, 0);
+}
+
+static rlim_t limit_of(int resource) {
+  struct rlimit limit;
+  if (mu_sys_call(MU_SYS_prlimit64, 0, resource, 0, (long)&limit, 0, 0) < 0) return 0;
+  return limit.rlim_cur;
+}
+
+static bool set_policy(int policy, int priority) {
+  struct sched_param p = {.sched_priority = priority};
+  return mu_sys_call(MU_SYS_sched_setscheduler, 0, policy, (long)&p, 0, 0, 0) == 0;
+}
+
+/* What the privileged may have, or what RLIMIT_RTPRIO grants. */
+static bool rise(void) {
+  enum { HIGHEST = 99 };
+  if (limit_of(RLIMIT_RTTIME) != RLIM_INFINITY) return false;
+  if (set_policy(SCHED_FIFO, HIGHEST)) return true;
+  rlim_t granted = limit_of(RLIMIT_RTPRIO);
+  return granted > 0 && set_policy(SCHED_FIFO, (int)mu_min(granted, HIGHEST));
+}
+
+void mu_thread_urgent(bool on) {
+  static _Atomic uint32_t refused; /* once: it is not asked for again */
+  static __thread MU_INITIAL_EXEC bool urgent;
+  if (on && !urgent && !atomic_load_explicit(&refused, memory_order_relaxed)) {
+    urgent = rise();
+    if (!urgent) atomic_store_explicit(&refused, 1, memory_order_relaxed);
+  } else if (!on && urgent) {
+    urgent = !set_policy(SCHED_OTHER, 0);
+  }
+}
+
+void mu_wait_a_little(_Atomic uint32_t *word, uint32_t while_it_is, unsigned step) {
+  enum { YIELDS = 16, NS = 20000 };
+  if (step < YIELDS)
+    mu_sys_call(MU_SYS_sched_yield, 0, 0, 0, 0, 0, 0);
+  else
+    mu_futex_wait(word, while_it_is, NS);
 }

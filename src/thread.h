@@ -13,4 +13,15 @@ int mu_thread_create(pthread_t *thread, void *(*run)(void *));
  * inherited. */
 void mu_thread_settle(const char *name);
 
+/*
+ * While somebody may have to wait for the calling thread, nothing else shall keep it from a processor: from on to off
+ * it has the highest real-time priority that the kernel lets it have, if any. It must not spin meanwhile
+ * (mu_wait_a_little). Left alone where the program's real-time processor time is limited (RLIMIT_RTTIME): the limit
+ * would count ours.
+ */
+void mu_thread_urgent(bool on);
+
+/* A step of a wait for another thread that is at work: yields at first, then sleeps for microseconds. */
+void mu_wait_a_little(_Atomic uint32_t *word, uint32_t while_it_is, unsigned step);
+
 #endif

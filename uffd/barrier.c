@@ -5,6 +5,7 @@
  * over 64 neighbouring pages costs one flush, on kernels from 6.18 on.
  */
 #include "src/sys.h"
+#include "src/thread.h"
 #include "uffd/internal.h"
 #include <errno.h>
 
@@ -162,8 +163,8 @@ static void set_phase(enum mu_phase phase) {
 /* Phase OPEN is set: waits until no event of this barrier is being handled any more. */
 static void wait_for_fault_thread(void) {
   atomic_thread_fence(memory_order_seq_cst); /* phase before busy here, busy before phase there: one sees the other */
-  while (atomic_load_explicit(&mu_barrier.busy, memory_order_acquire))
-    mu_sys_call(MU_SYS_sched_yield, 0, 0, 0, 0, 0, 0);
+  for (unsigned i = 0; atomic_load_explicit(&mu_barrier.busy, memory_order_acquire); i++)
+    mu_wait_a_little(&mu_barrier.busy, 1, i);
 }
 
 /* Write-protection does not stop who holds a pin already; one taken from now on waits like any store. */
@@ -205,8 +206,8 @@ static int close_pages(uint64_t wanted, uint64_t *present, uint64_t *refused) {
   return 0;
 }
 
-int mu_barrier_close(enum mu_backing backing, void *start, unsigned pages, unsigned unit_pages, uint64_t wanted,
-                     uint64_t *refused) {
+static int close_a_range(enum mu_backing backing, void *start, unsigned pages, unsigned unit_pages, uint64_t wanted,
+                         uint64_t *refused) {
   uint64_t present;
   if (atomic_load_explicit(&mu_engine.broken, memory_order_relaxed)) return -EIO;
   bool moves = mu_engine.move && backing == MU_ANONYMOUS;
@@ -234,6 +235,14 @@ int mu_barrier_close(enum mu_backing backing, void *start, unsigned pages, unsig
   for (unsigned u = 0; u < pages / unit_pages; u++)
     if (*refused & mask_of(u * unit_pages, unit_pages)) mu_put_back(u * unit_pages, unit_pages);
   return 0;
+}
+
+int mu_barrier_close(enum mu_backing backing, void *start, unsigned pages, unsigned unit_pages, uint64_t wanted,
+                     uint64_t *refused) {
+  if (!without_barrier()) mu_thread_urgent(true);
+  int r = close_a_range(backing, start, pages, unit_pages, wanted, refused);
+  if (r < 0) mu_thread_urgent(false);
+  return r;
 }
 
 /* ---- closed --------------------------------------------------------------------------------------------------------
@@ -359,6 +368,7 @@ void mu_barrier_open(void) {
   disarm_or_break();
   /* Disarming wakes only who waits for what was still registered, and an event may never have been read. */
   mu_wake(0, mu_barrier.pages);
+  mu_thread_urgent(false);
   if (empty && mu_barrier.moves)
     mu_madvise(mu_engine.scratch, (size_t)mu_barrier.pages << mu_engine.shift, MADV_DONTNEED);
 }

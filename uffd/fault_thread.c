@@ -19,8 +19,8 @@ static struct {
 
 static bool wait_out_closing(void) {
   uint32_t phase;
-  while ((phase = atomic_load_explicit(&mu_barrier.phase, memory_order_acquire)) == MU_PHASE_CLOSING)
-    mu_sys_call(MU_SYS_sched_yield, 0, 0, 0, 0, 0, 0);
+  for (unsigned i = 0; (phase = atomic_load_explicit(&mu_barrier.phase, memory_order_acquire)) == MU_PHASE_CLOSING; i++)
+    mu_wait_a_little(&mu_barrier.phase, MU_PHASE_CLOSING, i);
   return phase == MU_PHASE_CLOSED;
 }
 
@@ -84,6 +84,7 @@ static void handle(const struct uffd_msg *msg) {
 static void *run(void *unused) {
   (void)unused;
   mu_thread_settle("mesh-uffd-fault");
+  mu_thread_urgent(true); /* whoever waits for it may be a real-time thread, or others may be */
   struct pollfd fds[2] = {{.fd = mu_engine.uffd, .events = POLLIN}, {.fd = fault.stop, .events = POLLIN}};
   struct uffd_msg msgs[16];
   for (;;) {
