@@ -45,9 +45,11 @@ static rlim_t limit_of(int resource) {
   return limit.rlim_cur;
 }
 
+/* For this thread alone: the ring's workers, which the kernel makes in its image, are in no hurry. */
 static bool set_policy(int policy, int priority) {
+  enum { RESET_ON_FORK = 0x40000000 };
   struct sched_param p = {.sched_priority = priority};
-  return mu_sys_call(MU_SYS_sched_setscheduler, 0, policy, (long)&p, 0, 0, 0) == 0;
+  return mu_sys_call(MU_SYS_sched_setscheduler, 0, policy | RESET_ON_FORK, (long)&p, 0, 0, 0) == 0;
 }
 
 /* What the privileged may have, or what RLIMIT_RTPRIO grants. */

@@ -138,7 +138,7 @@ static void check_not_inherited(const struct main_thread *m) {
     struct sched_param p;
     cpu_set_t processors;
     if (!is_ours(&tasks[i])) continue;
-    int policy = sched_getscheduler(tasks[i].tid);
+    int policy = sched_getscheduler(tasks[i].tid) & ~SCHED_RESET_ON_FORK;
     CHECK(sched_getparam(tasks[i].tid, &p) == 0);
     /* Nobody of the program's priority may have to wait for one of a lower; who may not have that has none. */
     bool urgent = policy == SCHED_FIFO && p.sched_priority >= PRIORITY;
