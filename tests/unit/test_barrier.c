@@ -575,7 +575,7 @@ IN_BOTH_TIERS(half_a_registration_is_undone, register_half)
 
 /* Each writer has a word of its own on every page, and knows what must be in it. */
 
-enum { REGIONS = 96, WRITERS = 2, RACE_MS = 400, MOST_MS = 2000 };
+enum { REGIONS = 96, WRITERS = 2, RACE_MS = 400, MOST_MS = 20000 };
 
 static struct {
   char *base;
@@ -585,7 +585,8 @@ static struct {
 
 static uint32_t store_one_in = 4; /* of so many reads */
 static _Atomic uint32_t stop, seed_of_writers = 1;
-static uint64_t expected[WRITERS][REGIONS * PAGES], stores[WRITERS], meshed_units;
+static uint64_t expected[WRITERS][REGIONS * PAGES], meshed_units;
+static _Atomic uint64_t stores[WRITERS];
 
 static _Atomic uint64_t *word(unsigned writer, uint32_t i) {
   char *at = regions[i / PAGES].base + i % PAGES * page;
@@ -606,7 +607,7 @@ static void *write_at_random(void *number) {
     check_word(writer, i);
     if (mu_rng_below(&rng, store_one_in)) continue;
     atomic_store_explicit(word(writer, i), ++expected[writer][i], memory_order_relaxed);
-    stores[writer]++;
+    atomic_fetch_add_explicit(&stores[writer], 1, memory_order_relaxed);
   }
   return NULL;
 }
@@ -668,7 +669,7 @@ static void pass_again(uint32_t r, uint64_t *rng) {
     memcpy(file.window + u * size * page, mu_barrier_contents(u), size * page);
     packed |= (uint64_t)1 << u;
   }
-  sched_yield(); /* a store that did not wait would be lost */
+  nanosleep(&(struct timespec){0, 20000}, NULL); /* others run: a store that did not wait would be lost */
   for (unsigned u = 0; u < units; u++) {
     if (!(packed >> u & 1)) continue;
     EXPECT(mu_barrier_remap(u, 1, file.fd, (uint64_t)u * size * page), "unit %u", u);
@@ -678,12 +679,19 @@ static void pass_again(uint32_t r, uint64_t *rng) {
   mu_file_seal(&file);
 }
 
+static bool all_have_stored(void) {
+  for (unsigned w = 0; w < WRITERS; w++)
+    if (!atomic_load_explicit(&stores[w], memory_order_relaxed)) return false;
+  return true;
+}
+
 static void race_with(void (*carry_out)(uint32_t, uint64_t *)) {
   pthread_t writers[WRITERS];
   uint64_t rng = 77, began = mu_now_ns(), ms = 0;
   for (uintptr_t i = 0; i < WRITERS; i++) pthread_create(&writers[i], NULL, write_at_random, (void *)i);
   /* On a busy machine it takes longer until something has happened. */
-  for (; ms < RACE_MS || (ms < MOST_MS && meshed_units < 20); ms = (mu_now_ns() - began) / 1000000)
+  for (; ms < RACE_MS || (ms < MOST_MS && (meshed_units < 20 || !all_have_stored()));
+       ms = (mu_now_ns() - began) / 1000000)
     carry_out(mu_rng_below(&rng, REGIONS), &rng);
   atomic_store(&stop, 1);
   for (unsigned i = 0; i < WRITERS; i++) pthread_join(writers[i], NULL);
