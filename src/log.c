@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "src/log.h"
 #include "src/sys.h"
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -111,13 +112,27 @@ size_t mu_format(char *buf, size_t room, const char *format, ...) {
   return n;
 }
 
-void mu_print(const char *text, size_t len) {
+static MU_INITIAL_EXEC __thread bool has_own_descriptors;
+
+void mu_log_by_path(void) {
+  has_own_descriptors = true;
+}
+
+static void print_to(int fd, const char *text, size_t len) {
   while (len) {
-    ssize_t n = mu_write(STDERR_FILENO, text, len);
+    ssize_t n = mu_write(fd, text, len);
     if (n <= 0) return;
     text += n;
     len -= (size_t)n;
   }
+}
+
+void mu_print(const char *text, size_t len) {
+  /* The program's main thread's. */
+  int fd =
+      has_own_descriptors ? mu_open("/proc/self/fd/2", O_WRONLY | O_APPEND | O_NOCTTY | O_NONBLOCK | O_CLOEXEC) : -1;
+  print_to(fd < 0 ? STDERR_FILENO : fd, text, len);
+  if (fd >= 0) mu_close(fd);
 }
 
 static void vlog(const char *format, va_list args) {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "src/thread.h"
+#include "src/log.h"
 #include "src/sys.h"
 #include <errno.h>
 #include <limits.h>
@@ -34,6 +35,7 @@ void mu_thread_settle(const char *name) {
   struct sched_param zero = {.sched_priority = 0};
   unsigned char every[128];
   memset(every, 0xff, sizeof every);
+  mu_log_by_path();
   mu_sys_call(MU_SYS_prctl, PR_SET_NAME, (long)name, 0, 0, 0, 0);
   mu_sys_call(MU_SYS_sched_setscheduler, 0, SCHED_OTHER, (long)&zero, 0, 0, 0);
   mu_sys_call(MU_SYS_sched_setaffinity, 0, sizeof every, (long)every, 0, 0, 0);

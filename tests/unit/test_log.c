@@ -4,6 +4,8 @@
 
 #include <criterion/criterion.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -178,6 +180,24 @@ Test(log, a_long_message_is_cut_and_still_a_line) {
   cr_assert(len > 400 && len <= 512, "%zu bytes", len);
   cr_assert_eq(strspn(message + 11, "x"), len - 12);
   cr_assert_eq(message[len - 1], '\n');
+}
+
+static void *log_without_descriptors(void *unused) {
+  CHECK(unshare(CLONE_FILES) == 0 && close(STDERR_FILENO) == 0, "");
+  mu_log_by_path();
+  mu_log("from %s", "afar");
+  return unused;
+}
+
+static void log_in_thread(void) {
+  pthread_t thread;
+  CHECK(pthread_create(&thread, NULL, log_without_descriptors, NULL) == 0 && pthread_join(thread, NULL) == 0, "");
+}
+
+/* The kernel gives each opening of a pipe its own mode: not one write a read any more, but all of it. */
+Test(log, a_thread_with_descriptors_of_its_own_is_heard) {
+  writes_of(log_in_thread);
+  cr_assert_str_eq(message, "mesh-uffd: from afar\n");
 }
 
 static void print_bytes(void) {
