@@ -18,18 +18,18 @@ void mu_lock_slow(struct mu_lock *lock) {
 }
 
 bool mu_lock_try(struct mu_lock *lock, unsigned ms) {
-  uint64_t end = mu_now_ns() + ms * 1000000ULL;
-  do {
-    uint32_t free = 0;
-    if (atomic_compare_exchange_strong_explicit(&lock->word, &free, 1, memory_order_acquire, memory_order_relaxed)) {
+  uint64_t now = mu_now_ns(), end = now + ms * 1000000ULL;
+  /* A wake may have been meant for somebody else: so whenever this thread has waited it marks the lock as waited for,
+   * whether it takes it or gives up. */
+  while (atomic_exchange_explicit(&lock->word, 2, memory_order_acquire) != 0) {
+    if (now >= end) return false;
+    mu_futex_wait(&lock->word, 2, (int64_t)(end - now));
+    now = mu_now_ns();
+  }
 #ifdef MU_DEBUG
-      mu_lock_order_push(lock);
+  mu_lock_order_push(lock);
 #endif
-      return true;
-    }
-    mu_futex_wait(&lock->word, free, 200000);
-  } while (mu_now_ns() < end);
-  return false;
+  return true;
 }
 
 void mu_unlock_slow(struct mu_lock *lock) {

@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <unistd.h>
 
 enum { THREADS = 4, ROUNDS = 30000 };
 
@@ -93,6 +94,33 @@ Test(lock, a_held_lock_is_waited_for, .timeout = 30) {
   pthread_join(thread, NULL);
   cr_assert_eq(atomic_load(&taken), 1);
   cr_assert_eq(lock.word, 0);
+}
+
+static void *try_once(void *ms) {
+  if (mu_lock_try(&lock, (unsigned)(uintptr_t)ms)) mu_lock_release(&lock);
+  return NULL;
+}
+
+/* Of one who waits for ever and some who give up sooner or later, whoever is woken first: nobody sleeps on. */
+static void wait_in_company(unsigned ms) {
+  enum { TRYING = 2 };
+  pthread_t trying[TRYING], waiting;
+  mu_lock_take(&lock);
+  for (int i = 0; i < TRYING; i++) pthread_create(&trying[i], NULL, try_once, (void *)(uintptr_t)ms);
+  pthread_create(&waiting, NULL, take_once, NULL);
+  while (atomic_load(&lock.word) != 2) sched_yield();
+  mu_futex_wait(&taken, 0, 300000);
+  mu_lock_release(&lock);
+  pthread_join(waiting, NULL);
+  for (int i = 0; i < TRYING; i++) pthread_join(trying[i], NULL);
+  atomic_store(&taken, 0);
+}
+
+Test(lock, who_gives_up_takes_nobodys_wake, .timeout = 60) {
+  alarm(60);
+  for (int i = 0; i < 300; i++) wait_in_company(i % 3 ? 1000 : 0);
+  cr_assert(mu_lock_try(&lock, 0), "it is free");
+  mu_lock_release(&lock);
 }
 
 Test(lock, a_renewed_lock_is_free, .timeout = 30) {
