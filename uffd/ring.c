@@ -12,7 +12,7 @@
 #include <errno.h>
 #include <liburing.h>
 
-enum { ENTRIES = 128, VECTOR = 512 };
+enum { ENTRIES = 128, VECTOR = 512, PATIENCE_S = 2 };
 
 static struct {
   struct io_uring ring;
@@ -69,16 +69,32 @@ void mu_reclaim_forget(void) {
   r.pidfd = -1;
 }
 
+/* What the kernel has not begun is not begun any more; all of it is answered. */
+static void cancel_all(void) {
+  struct io_uring_sync_cancel_reg all = {
+      .fd = -1, .flags = IORING_ASYNC_CANCEL_ALL | IORING_ASYNC_CANCEL_ANY, .timeout = {.tv_sec = PATIENCE_S}};
+  io_uring_register_sync_cancel(&r.ring, &all); /* Linux 6.0; before that there is only waiting */
+}
+
 /* Submits what is queued and waits for n completions. The first error of one that is needed goes to *first_error, if
  * there is none yet. False when the ring failed: how many operations were carried out is not known then, so all of them
- * must be done again by other means (they may be).
+ * must be done again by other means (they may be). None is under way any more, in any case: one that drops memory must
+ * not come late. The kernel may lose the worker that was to carry them out (seen on Linux 6.18, with many forks): what
+ * has not come after a while is cancelled, and the ring counts as failed.
  */
 static bool ring_finish(unsigned n, int *first_error) {
+  bool lost = false;
   if (mu_sys_refused(MU_SYS_io_uring_enter)) return false;
   while (n) {
+    struct __kernel_timespec patience = {.tv_sec = PATIENCE_S};
     struct io_uring_cqe *cqe;
-    int e = io_uring_submit_and_wait(&r.ring, 1);
-    if (e < 0 && e != -EINTR && e != -EAGAIN && e != -EBUSY) return false;
+    int e = io_uring_submit_and_wait_timeout(&r.ring, &cqe, 1, lost ? NULL : &patience, NULL);
+    if (e == -ETIME) {
+      lost = true;
+      cancel_all();
+    } else if (e < 0 && e != -EINTR && e != -EAGAIN && e != -EBUSY) {
+      return false;
+    }
     while (n && io_uring_peek_cqe(&r.ring, &cqe) == 0) {
       if (cqe->res < 0 && !*first_error && io_uring_cqe_get_data64(cqe) == NEEDED) *first_error = cqe->res;
       io_uring_cqe_seen(&r.ring, cqe);
@@ -86,7 +102,7 @@ static bool ring_finish(unsigned n, int *first_error) {
       n--;
     }
   }
-  return true;
+  return !lost;
 }
 
 /* ---- ahead of time -------------------------------------------------------------------------------------------------
