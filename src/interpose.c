@@ -1,19 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Calls of libc that the heap must know of: forks that run no handlers, and the futex operations that do not wait for a
- * closed page but fail with EFAULT. What goes round libc, by system call instructions of the program's own, is not seen
- * here; a child made so is noticed at its first call that takes the slow way (mu_check_forked).
+ * Calls of libc that the heap must know of: forks that run no handlers, the futex operations that do not wait for a
+ * closed page but fail with EFAULT, and changes of what a single thread may do. What goes round libc, by system call
+ * instructions of the program's own, is not seen here; a child made so is noticed at its first call that takes the slow
+ * way (mu_check_forked).
  */
 #include "src/fork.h"
 #include "src/global_heap.h"
 #include "src/log.h"
+#include "src/mesher.h"
 #include "src/sys.h"
 #include <dlfcn.h>
 #include <errno.h>
 #include <linux/futex.h>
+#include <linux/seccomp.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -171,6 +175,74 @@ static long futex_call(long a, long b, long c, long d, long e, long f) {
   return r;
 }
 
+/* ---- what one thread alone may do ----------------------------------------------------------------------------------
+ */
+
+static bool filters(long n, long a) {
+  return (n == SYS_prctl && a == PR_SET_SECCOMP) ||
+         (n == SYS_seccomp && (a == SECCOMP_SET_MODE_STRICT || a == SECCOMP_SET_MODE_FILTER));
+}
+
+/* Calls that make the threads of a process differ, and those that want it to have only one. */
+static bool is_for_one_thread(long n, long a) {
+  switch (n) {
+  case SYS_prctl:
+    return a == PR_SET_KEEPCAPS || a == PR_SET_SECUREBITS || a == PR_SET_SECCOMP;
+  case SYS_seccomp:
+    return filters(n, a);
+  case SYS_unshare:
+    return a & (CLONE_NEWUSER | CLONE_THREAD | CLONE_SIGHAND | CLONE_VM);
+  case SYS_capset:
+  case SYS_setns:
+    return true;
+  default:
+    return false;
+  }
+}
+
+enum { ALONE_TRIES = 100, ALONE_NS = 1000000 }; /* a thread that was waited for is counted a moment longer */
+
+static long call_alone(long n, long a, long b, long c, long d, long e) {
+  mu_mesher_leave();
+  long r = mu_sys_raw(n, a, b, c, d, e, 0);
+  for (int i = 0; i < ALONE_TRIES && r == -EINVAL && (n == SYS_unshare || n == SYS_setns); i++) {
+    _Atomic uint32_t never = 0;
+    mu_futex_wait(&never, 0, ALONE_NS);
+    r = mu_sys_raw(n, a, b, c, d, e, 0);
+  }
+  if (r >= 0 && filters(n, a)) mu_mesher_stay_away();
+  mu_mesher_may_start();
+  return r;
+}
+
+static long call(long n, long a, long b, long c, long d, long e) {
+  return checked(is_for_one_thread(n, a) ? call_alone(n, a, b, c, d, e) : mu_sys_raw(n, a, b, c, d, e, 0));
+}
+
+MU_EXPORT int prctl(int option, ...);
+int prctl(int option, ...) {
+  va_list args;
+  va_start(args, option);
+  long b = va_arg(args, long), c = va_arg(args, long), d = va_arg(args, long), e = va_arg(args, long);
+  va_end(args);
+  return (int)call(SYS_prctl, option, b, c, d, e);
+}
+
+MU_EXPORT int capset(void *header, const void *data);
+int capset(void *header, const void *data) {
+  return (int)call(SYS_capset, (long)header, (long)data, 0, 0, 0);
+}
+
+MU_EXPORT int unshare(int flags);
+int unshare(int flags) {
+  return (int)call(SYS_unshare, flags, 0, 0, 0, 0);
+}
+
+MU_EXPORT int setns(int fd, int type);
+int setns(int fd, int type) {
+  return (int)call(SYS_setns, fd, type, 0, 0, 0);
+}
+
 MU_EXPORT long syscall(long n, ...);
 long syscall(long n, ...) {
   va_list args;
@@ -180,5 +252,6 @@ long syscall(long n, ...) {
   va_end(args);
   if (is_fork(n, a, b)) return checked(forking_call(n, a, b, c, d, e, f));
   if (n == SYS_futex) return checked(futex_call(a, b, c, d, e, f));
+  if (is_for_one_thread(n, a)) return call(n, a, b, c, d, e);
   return checked(mu_sys_raw(n, a, b, c, d, e, f));
 }

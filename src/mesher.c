@@ -35,8 +35,8 @@ enum {
 
 struct mu_mesher_counters mu_mesher_counters;
 
-enum { NOT_STARTED, STARTING, RUNNING };
-enum { WANT_COMPACT = 1, WANT_TURN = 2, WANT_ENGINE = 4, WANT_PURGE = 8 };
+enum { NOT_STARTED, STARTING, RUNNING, STOPPING };
+enum { WANT_COMPACT = 1, WANT_TURN = 2, WANT_ENGINE = 4, WANT_PURGE = 8, WANT_STOP = 16 };
 
 static struct {
   _Atomic uint32_t state;
@@ -58,6 +58,9 @@ static struct {
   bool deferred;        /* a class was left alone for the moment */
   uint32_t cached;      /* slots in transfer caches */
 } m;
+
+/* Where the mesher must not be; kept by children. */
+static _Atomic uint32_t keeps_out, stays_away;
 
 /* ---- reclaim -------------------------------------------------------------------------------------------------------
  */
@@ -187,8 +190,12 @@ static bool take_turn(void) {
   return taken;
 }
 
+static bool is_to_stop(void) {
+  return atomic_load_explicit(&m.wanted, memory_order_relaxed) & WANT_STOP;
+}
+
 static bool may_go_on(void) {
-  if (mu_pass_paused()) return false;
+  if (mu_pass_paused() || is_to_stop()) return false;
   if (mu_engine_tier() <= MU_TIER_FULL_WP) return true;
   if (turn.held && (turn.unlimited || mu_now_ns() - turn.since < TURN_NS)) return true;
   end_turn();
@@ -319,16 +326,25 @@ static bool mesh_as_it_pays(void) {
   return mesh(&policy) > 0;
 }
 
+static MU_INITIAL_EXEC __thread bool drops_caps; /* the library itself does: nobody need leave for that */
+
+static bool drop_caps(void) {
+  drops_caps = true;
+  bool dropped = mu_caps_drop_ptrace();
+  drops_caps = false;
+  return dropped;
+}
+
 /* The capability is used at once and given up. */
 static void open_and_drop(void) {
   if (mu_engine_tier() == MU_TIER_UNKNOWN) mu_engine_start();
-  mu_caps_drop_ptrace();
+  drop_caps();
 }
 
 static void answer_requests(void) {
   uint32_t asked = atomic_load_explicit(&m.asked, memory_order_acquire);
   if (asked == atomic_load_explicit(&m.answered, memory_order_relaxed)) return;
-  uint32_t wanted = atomic_exchange_explicit(&m.wanted, 0, memory_order_acq_rel);
+  uint32_t wanted = atomic_fetch_and_explicit(&m.wanted, WANT_STOP, memory_order_acq_rel);
   if (wanted & WANT_ENGINE) open_and_drop();
   if (wanted & WANT_PURGE) atomic_store_explicit(&m.freed, purge_now(), memory_order_relaxed);
   if (wanted & WANT_COMPACT) {
@@ -373,6 +389,7 @@ static void *run(void *unused) {
   m.budget_ns = (int64_t)BURST_SECONDS * 10000000 * mu_options.cpu_percent;
   for (;;) {
     uint32_t bell = atomic_load_explicit(&m.bell, memory_order_acquire);
+    if (is_to_stop()) break;
     answer_requests();
     tick();
     int64_t ns = nap();
@@ -384,12 +401,19 @@ static void *run(void *unused) {
     }
     if (ns) mu_futex_wait(&m.bell, bell, ns);
   }
+  mu_packs_seal_all();
+  mu_engine_stop();
   return NULL;
 }
 
 static void ring_bell(void) {
   atomic_fetch_add_explicit(&m.bell, 1, memory_order_release);
   mu_futex_wake(&m.bell, 1);
+}
+
+static bool is_running(void) {
+  /* seq_cst: see mu_mesher_leave */
+  return atomic_load_explicit(&m.state, memory_order_seq_cst) == RUNNING && mu_pid() == m.pid;
 }
 
 /* Hands a request over and waits, with signals blocked, until it has been carried out. */
@@ -399,9 +423,9 @@ static void request(uint32_t what) {
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
   atomic_fetch_or_explicit(&m.wanted, what, memory_order_relaxed);
-  uint32_t ticket = atomic_fetch_add_explicit(&m.asked, 1, memory_order_acq_rel) + 1, seen;
+  uint32_t ticket = atomic_fetch_add_explicit(&m.asked, 1, memory_order_seq_cst) + 1, seen;
   ring_bell();
-  while ((int32_t)((seen = atomic_load_explicit(&m.answered, memory_order_acquire)) - ticket) < 0)
+  while ((int32_t)((seen = atomic_load_explicit(&m.answered, memory_order_acquire)) - ticket) < 0 && is_running())
     mu_futex_wait(&m.answered, seen, -1);
   pthread_sigmask(SIG_SETMASK, &before, NULL);
   errno = saved;
@@ -423,10 +447,15 @@ enum { RETRY_EVERY = 64 }; /* calls to start, after one that failed */
 static void start(void) {
   uint32_t not_started = NOT_STARTED;
   if (atomic_load_explicit(&m.state, memory_order_relaxed) != NOT_STARTED || mu_pid() != m.pid) return;
+  if (atomic_load_explicit(&stays_away, memory_order_relaxed)) return;
   if (m.attempts && m.attempts++ % RETRY_EVERY) return;
-  if (!atomic_compare_exchange_strong_explicit(&m.state, &not_started, STARTING, memory_order_acq_rel,
+  if (!atomic_compare_exchange_strong_explicit(&m.state, &not_started, STARTING, memory_order_seq_cst,
                                                memory_order_relaxed))
     return;
+  if (atomic_load_explicit(&keeps_out, memory_order_seq_cst)) {
+    atomic_store_explicit(&m.state, NOT_STARTED, memory_order_release);
+    return;
+  }
   if (mu_thread_create(&m.thread, run) == 0) {
     atomic_store_explicit(&m.state, RUNNING, memory_order_release);
     return;
@@ -440,10 +469,6 @@ static void grown(void) {
   if (mu_options.eager || mu_arena_limit() << mu_arena.page_shift >= START_BYTES) start();
 }
 
-static bool is_running(void) {
-  return atomic_load_explicit(&m.state, memory_order_acquire) == RUNNING && mu_pid() == m.pid;
-}
-
 void mu_mesher_init(void) {
   m.pid = mu_pid();
   mu_on_activity = activity;
@@ -452,7 +477,7 @@ void mu_mesher_init(void) {
   if (!mu_options.drop_caps) return;
   start();
   if (is_running()) request(WANT_ENGINE);
-  if (!mu_caps_drop_ptrace()) mu_log("MESH_UFFD_DROP_CAPS: CAP_SYS_PTRACE could not be dropped");
+  if (!drop_caps()) mu_log("MESH_UFFD_DROP_CAPS: CAP_SYS_PTRACE could not be dropped");
 }
 
 /* ---- requests ------------------------------------------------------------------------------------------------------
@@ -487,12 +512,65 @@ size_t mu_mesher_purge(void) {
   return give_back(WANT_PURGE);
 }
 
+/* ---- out of the way
+ * --------------------------------------------------------------------------------------------------
+ */
+
+/* False when there is none to stop. What it was asked and has not done is answered. */
+static bool begin_to_stop(void) {
+  for (;;) {
+    uint32_t state = RUNNING;
+    if (atomic_compare_exchange_strong_explicit(&m.state, &state, STOPPING, memory_order_seq_cst, memory_order_seq_cst))
+      return true;
+    if (state == NOT_STARTED) return false;
+    mu_sys_call(MU_SYS_sched_yield, 0, 0, 0, 0, 0, 0); /* somebody else starts or stops it */
+  }
+}
+
+static void stop(void) {
+  sigset_t all, before;
+  int saved = errno, cancel;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
+  if (begin_to_stop()) {
+    atomic_fetch_or_explicit(&m.wanted, WANT_STOP, memory_order_relaxed);
+    ring_bell();
+    /* Who asks from now on sees that it is not running; who asked before is counted, and let go. */
+    answer(atomic_load_explicit(&m.asked, memory_order_seq_cst));
+    pthread_join(m.thread, NULL);
+    atomic_store_explicit(&m.wanted, 0, memory_order_relaxed);
+    atomic_store_explicit(&m.wants_turn, 0, memory_order_relaxed);
+    memset(&turn, 0, sizeof turn);
+    answer(atomic_load_explicit(&m.asked, memory_order_seq_cst));
+    atomic_store_explicit(&m.state, NOT_STARTED, memory_order_seq_cst);
+  }
+  pthread_setcancelstate(cancel, NULL);
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  errno = saved;
+}
+
+void mu_mesher_leave(void) {
+  /* seq_cst: either start sees this, or this sees that it is starting */
+  atomic_fetch_add_explicit(&keeps_out, 1, memory_order_seq_cst);
+  if (mu_pid() == m.pid && !mu_thread_is_ours() && !drops_caps) stop();
+}
+
+void mu_mesher_may_start(void) {
+  atomic_fetch_sub_explicit(&keeps_out, 1, memory_order_seq_cst);
+}
+
+void mu_mesher_stay_away(void) {
+  atomic_store_explicit(&stays_away, 1, memory_order_relaxed);
+}
+
 /* In a forked child there is no mesher. */
 void mu_mesher_forget(void) {
   mu_engine_forget();
   mu_packs_forget();
   memset(&m, 0, sizeof m);
   memset(&turn, 0, sizeof turn);
+  atomic_store_explicit(&keeps_out, 0, memory_order_relaxed);
   m.pid = mu_pid();
   atomic_store_explicit(&mu_mesher_listens, 0, memory_order_relaxed);
 }

@@ -18,6 +18,15 @@ size_t mu_mesher_purge(void);
 
 /* One line for people: why it is this tier, or why there is none. */
 const char *mu_mesher_why(void);
+/*
+ * Around a call that changes what its thread alone may do, or that a process of one thread alone may make: the mesher
+ * and the engine end before it, and none starts until mu_mesher_may_start. Otherwise libc, which gives a change of user
+ * to every thread, would find that it fails in ours and ends the process.
+ */
+void mu_mesher_leave(void);
+void mu_mesher_may_start(void);
+/* For good, in this process and its children: a filter may end the process at a call that it does not expect. */
+void mu_mesher_stay_away(void);
 
 /* In a forked child: there is no mesher, no engine, no mesh file that can be added to. */
 void mu_mesher_forget(void);

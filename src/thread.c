@@ -31,10 +31,17 @@ int mu_thread_create(pthread_t *thread, void *(*run)(void *)) {
   return r;
 }
 
+static MU_INITIAL_EXEC __thread bool is_ours;
+
+bool mu_thread_is_ours(void) {
+  return is_ours;
+}
+
 void mu_thread_settle(const char *name) {
   struct sched_param zero = {.sched_priority = 0};
   unsigned char every[128];
   memset(every, 0xff, sizeof every);
+  is_ours = true;
   mu_log_by_path();
   mu_sys_call(MU_SYS_prctl, PR_SET_NAME, (long)name, 0, 0, 0, 0);
   mu_sys_call(MU_SYS_sched_setscheduler, 0, SCHED_OTHER, (long)&zero, 0, 0, 0);

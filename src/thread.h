@@ -12,6 +12,8 @@ int mu_thread_create(pthread_t *thread, void *(*run)(void *));
 /* First thing in such a thread: its name, and the ordinary scheduling policy on every processor, whatever was
  * inherited. */
 void mu_thread_settle(const char *name);
+/* Whether the calling thread is one of them. */
+bool mu_thread_is_ours(void);
 
 /*
  * While somebody may have to wait for the calling thread, nothing else shall keep it from a processor: from on to off

@@ -11,10 +11,13 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <linux/audit.h>
+#include <linux/capability.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <pthread.h>
+#include <sched.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -28,6 +31,13 @@
 #ifndef SYS_close_range
 #define SYS_close_range 436
 #endif
+#ifndef SYS_io_uring_setup
+#define SYS_io_uring_setup 425
+#define SYS_io_uring_enter 426
+#endif
+#ifndef SYS_pidfd_open
+#define SYS_pidfd_open 434
+#endif
 #ifndef SYS_process_madvise
 #define SYS_process_madvise 440
 #endif
@@ -40,6 +50,8 @@ __attribute__((noreturn)) static void skip(const char *why) {
 }
 
 static uint64_t seed;
+
+int capset(void *header, const void *data); /* libc has it, but no header of libc's */
 
 static void set_watchdog(void) {
   alarm(test_is_long() ? 4 * WATCHDOG_SECONDS : WATCHDOG_SECONDS); /* its signal ends the process */
@@ -435,6 +447,84 @@ static void run_seccomp(char **arguments) {
   FAIL("no call %s", arguments[0]);
 }
 
+/* What an allocator may call in any program, and what this one's threads call besides: the end of the process. */
+static void forbid_engine(void) {
+  static const uint32_t forbidden[] = {
+      SYS_userfaultfd, SYS_memfd_create, SYS_process_madvise,   SYS_io_uring_setup,     SYS_io_uring_enter,
+      SYS_close_range, SYS_ioctl,        SYS_pread64,           SYS_fallocate,          SYS_ftruncate,
+      SYS_eventfd2,    SYS_pidfd_open,   SYS_sched_setaffinity, SYS_sched_setscheduler, SYS_getdents64};
+  enum { CALLS = sizeof forbidden / sizeof *forbidden };
+  struct sock_filter program[CALLS + 3];
+  size_t n = 0;
+  program[n++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr));
+  for (size_t i = 0; i < CALLS; i++)
+    program[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, forbidden[i], (uint8_t)(CALLS - i), 0);
+  program[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+  program[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
+  struct sock_fprog filter = {.len = (unsigned short)n, .filter = program};
+  CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+  if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &filter) != 0)
+    skip("no seccomp filter can be set for all threads");
+}
+
+static unsigned rounds;
+
+static void forbid_once(void) {
+  if (++rounds == 300) forbid_engine();
+}
+
+/* A filter for all threads, set while passes go on. */
+static void run_filter(char **arguments) {
+  (void)arguments;
+  work(1500, forbid_once);
+  CHECK(rounds >= 300);
+}
+
+/* What setpriv does: the user changes, a thread's capabilities stay, and then it changes its group. */
+static void change_user(void) {
+  struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
+  struct __user_cap_data_struct caps[2];
+  if (++rounds != 100) return;
+  CHECK(syscall(SYS_capget, &head, caps) == 0 && prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) == 0);
+  if (setresuid(65534, 65534, 65534) < 0) skip("the user cannot be changed");
+  CHECK(capset(&head, caps) == 0);
+  CHECK(setresgid(65534, 65534, 65534) == 0 && setgroups(0, NULL) == 0);
+}
+
+/* The program's one thread allocates, so that the change is that of the whole program. */
+static void run_credentials(char **arguments) {
+  (void)arguments;
+  if (geteuid() != 0) skip("not root");
+  struct rng rng = rng_from(seed, 100);
+  build();
+  for (uint64_t end = now_ns() + duration_ns(1000); now_ns() < end; sleep_ns(1000000)) {
+    for (int i = 0; i < 300; i++) change(&objects[rng_below(&rng, slots)], &rng);
+    change_user();
+  }
+  CHECK(rounds >= 100);
+  verify_all();
+  discard_all();
+}
+
+/* A process of one thread may have a user namespace of its own, as without the library. */
+static void run_user_namespace(char **arguments) {
+  (void)arguments;
+  pid_t child = fork();
+  if (child == 0) _exit(syscall(SYS_unshare, CLONE_NEWUSER) == 0 ? 0 : errno);
+  int status;
+  CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status));
+  if (status) errno = WEXITSTATUS(status), skip("no user namespace can be had");
+  struct rng rng = rng_from(seed, 100);
+  build();
+  for (rounds = 0; rounds < 400; rounds++) {
+    for (int i = 0; i < 300; i++) change(&objects[rng_below(&rng, slots)], &rng);
+    if (rounds == 200) CHECK(unshare(CLONE_NEWUSER) == 0);
+    sleep_ns(1000000);
+  }
+  verify_all();
+  discard_all();
+}
+
 /* ---- threads and forks --------------------------------------------------------------------------------------------
  */
 
@@ -697,23 +787,16 @@ static const struct hostile_case {
   const char *name;
   void (*run)(char **arguments);
 } cases[] = {
-    {"worker", run_worker},
-    {"close-range", run_close_range},
-    {"close-loop", run_close_loop},
-    {"dup2", run_dup2},
-    {"numbers", run_numbers},
-    {"limit", run_limit},
-    {"nofile", run_nofile},
-    {"exhaust", run_exhaust},
-    {"seccomp", run_seccomp},
-    {"threads", run_threads},
-    {"forks", run_forks},
-    {"mlockall", run_mlockall},
-    {"mlock", run_mlock},
-    {"mprotect", run_mprotect},
-    {"dontfork", run_dontfork},
-    {"dontneed", run_dontneed},
-    {"late", run_late},
+    {"worker", run_worker},           {"close-range", run_close_range},
+    {"close-loop", run_close_loop},   {"dup2", run_dup2},
+    {"numbers", run_numbers},         {"limit", run_limit},
+    {"nofile", run_nofile},           {"exhaust", run_exhaust},
+    {"seccomp", run_seccomp},         {"filter", run_filter},
+    {"credentials", run_credentials}, {"user-namespace", run_user_namespace},
+    {"threads", run_threads},         {"forks", run_forks},
+    {"mlockall", run_mlockall},       {"mlock", run_mlock},
+    {"mprotect", run_mprotect},       {"dontfork", run_dontfork},
+    {"dontneed", run_dontneed},       {"late", run_late},
 };
 
 int main(int argc, char **argv) {

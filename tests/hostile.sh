@@ -114,6 +114,9 @@ start close-loop hostile close-loop
 start mprotect hostile mprotect
 start dontfork hostile dontfork
 start dontneed hostile dontneed
+start credentials hostile credentials
+start user-namespace hostile user-namespace
+start filter hostile filter
 
 # ---- tiers ----
 for tier in 1 2 3 4; do start "tier-$tier" "MESH_UFFD_TEST_TIER=$tier" hostile worker; done
