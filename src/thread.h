@@ -26,4 +26,7 @@ void mu_thread_urgent(bool on);
 /* A step of a wait for another thread that is at work: yields at first, then sleeps for microseconds. */
 void mu_wait_a_little(_Atomic uint32_t *word, uint32_t while_it_is, unsigned step);
 
+/* For one that has little to do whenever it wakes: a short time slice lets it in sooner (from Linux 6.12 on). */
+void mu_thread_short_slice(void);
+
 #endif

@@ -84,6 +84,7 @@ static void handle(const struct uffd_msg *msg) {
 static void *run(void *unused) {
   (void)unused;
   mu_thread_settle("mesh-uffd-fault");
+  mu_thread_short_slice();
   mu_thread_urgent(true); /* whoever waits for it may be a real-time thread, or others may be */
   struct pollfd fds[2] = {{.fd = mu_engine.uffd, .events = POLLIN}, {.fd = fault.stop, .events = POLLIN}};
   struct uffd_msg msgs[16];

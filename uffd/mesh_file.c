@@ -13,7 +13,7 @@
 #ifndef F_ADD_SEALS
 #define F_ADD_SEALS 1033
 #endif
-enum { SEAL_SEAL = 1, SEAL_SHRINK = 2, SEAL_GROW = 4, SEAL_WRITE = 8 };
+enum { SEAL_SEAL = 1, SEAL_SHRINK = 2, SEAL_GROW = 4, SEAL_FUTURE_WRITE = 16 };
 enum { CLOEXEC = 1, ALLOW_SEALING = 2 };
 
 /* Growing a file past RLIMIT_FSIZE sends SIGXFSZ. */
@@ -64,8 +64,9 @@ int mu_file_prepare(struct mu_mesh_file *file, uint64_t offset, size_t len) {
 void mu_file_seal(struct mu_mesh_file *file) {
   if (file->window) mu_munmap(file->window, file->bytes);
   if (file->fd >= 0) {
-    /* A refused seal costs nothing but the promise: nobody has the descriptor any more after this. */
-    mu_sys_call(MU_SYS_fcntl, file->fd, F_ADD_SEALS, SEAL_SEAL | SEAL_SHRINK | SEAL_GROW | SEAL_WRITE, 0, 0, 0);
+    /* A refused seal costs nothing but the promise: nobody has the descriptor any more after this. Not F_SEAL_WRITE,
+     * for which the kernel has every processor flush its lists, and waits for whoever holds a page. */
+    mu_sys_call(MU_SYS_fcntl, file->fd, F_ADD_SEALS, SEAL_SEAL | SEAL_SHRINK | SEAL_GROW | SEAL_FUTURE_WRITE, 0, 0, 0);
     mu_close(file->fd);
   }
   *file = (struct mu_mesh_file){.fd = -1};
