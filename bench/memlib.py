@@ -518,14 +518,14 @@ def print_header(title, facts, measure, chosen):
     print(flush=True)
 
 
-def compile_c(name):
+def compile_c(name, *libraries):
     """Builds bench/NAME.c into bench/out and returns the program's path."""
     source, target = os.path.join(HERE, name + ".c"), os.path.join(make_out(), name)
     compiler = os.environ.get("CC") or next((c for c in ("cc", "gcc", "clang") if shutil.which(c)), None)
     if not compiler:
         raise Failure("no C compiler")
     command = compiler.split() + ["-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-pthread", "-fno-builtin-malloc",
-                                  "-o", target, source]
+                                  "-o", target, source, *libraries]
     if subprocess.run(command).returncode:
         raise Failure("cannot compile " + source)
     return target
