@@ -48,7 +48,7 @@ uint32_t mu_file_new(unsigned size_class, unsigned unit_pages) {
   if (!n && files.top == MAX_FILES) return 0;
   if (!n) n = files.top++;
   files.records[n] = (struct mu_file_record){
-      .size_class = (uint8_t)size_class, .unit_pages = (uint8_t)(unit_pages & 63), .open = 1, .refs = 1};
+      .size_class = (uint8_t)size_class, .unit_pages = (uint8_t)unit_pages, .open = 1, .refs = 1};
   return n;
 }
 

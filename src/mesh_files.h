@@ -15,10 +15,9 @@ struct mu_file_record {
   uint8_t size_class;
   uint8_t open;   /* it can still take objects */
   uint8_t victim; /* being emptied */
-  uint8_t unit_pages : 6;
-  uint8_t tries : 2; /* how often it could not be emptied */
+  uint8_t unit_pages;
+  uint32_t most_live; /* that it had since it was made, or since it was last tried to empty it */
 };
-_Static_assert(sizeof(struct mu_file_record) == 16, "four to a cache line");
 
 /* A new record; 0 when there is no room for one. Mesher thread only, as are open, live and victim. */
 uint32_t mu_file_new(unsigned size_class, unsigned unit_pages);

@@ -208,8 +208,9 @@ static uint64_t best_fit(struct plan *p, const uint64_t *bits) {
   uint32_t n = p->end - p->first;
   uint64_t best = 0;
   if (n <= p->s->probes || n <= WINDOW) return best_in_window(p->s, bits, p->first, p->end, 0);
-  for (int i = 0; i < ATTEMPTS && !best; i++) best = best_in_windows(p, bits);
-  return best;
+  for (uint32_t i = 1; i <= ATTEMPTS && !best && i * p->s->probes <= n; i++) best = best_in_windows(p, bits);
+  bool few = n <= ATTEMPTS * p->s->probes;
+  return best || !few ? best : best_in_window(p->s, bits, p->first, p->end, 0);
 }
 
 /* A packed unit with room, or MU_UNIT_STAYS. */

@@ -12,13 +12,18 @@
 #include <string.h>
 
 enum {
-  PROBES = 64,
+  PROBES = 64,        /* at least, for each unit */
+  MOST_PROBES = 4096, /* where few fit: the search looks at all there are before it gives up */
+  WANTED_FITS = 4,
+  PROBES_IN_ALL = 1 << 23, /* with what is tried out on samples, and again, about a third of a second */
   MAX_UNIT_PAGES = 32,
   RUNS_PER_FILE = 4,
-  MAX_TRIES = 3,                   /* of emptying a file */
   MIN_VICTIM_PAGES = 16,           /* a file or two: emptying fewer is not worth the search */
   MAX_WORDS = MAX_UNIT_PAGES * 64, /* 16-byte slots of 64 KiB pages */
   BACKOFF_TICKS = 50,
+  MAX_FAILURES = 8,
+  ANCHOR_GAIN = 4,        /* a run is copied as an anchor only if a quarter of its pages is saved by what joins it */
+  HOPEFUL_SHARE = 8,      /* of the spans of a run must not be too full, or it is left alone */
   FIRST_FIXED_NS = 30000, /* of a barrier, and for each page: to begin with, from a virtual machine of 2023 */
   FIRST_PAGE_NS = 8000,
   FRESH_SLICE_NS = 1000000, /* about a third of a time slice */
@@ -165,6 +170,23 @@ static uint64_t pages_of_slots(const struct shape *s, const uint64_t *bits) {
   return pages;
 }
 
+/* Likelihood that two units of so many live slots have none in common. */
+static double likely_disjoint(unsigned slots, unsigned live) {
+  double p = 1, other = 1 - (double)live / slots;
+  for (unsigned i = 0; i < live; i++) p *= other;
+  return p;
+}
+
+/* A unit with more live slots than this finds no other like it among as many as are worth looking at. */
+static unsigned most_live(unsigned c, unsigned unit_pages) {
+  static uint32_t known[MU_CLASSES][8];
+  const struct mu_size_class *k = &mu_classes[c];
+  uint32_t *most = &known[c][mu_log2(unit_pages)];
+  unsigned slots = k->slots * (unit_pages / k->span_pages);
+  while (!*most || (*most < slots && likely_disjoint(slots, *most + 1) * MOST_PROBES >= 0.5)) ++*most;
+  return *most;
+}
+
 static unsigned population(const uint64_t *bits, unsigned words) {
   unsigned n = 0;
   for (unsigned i = 0; i < words; i++) n += (unsigned)__builtin_popcountll(bits[i]);
@@ -191,6 +213,7 @@ struct run_pass {
   uint32_t run;
   bool anchor;
   bool again;     /* a run that is meshed: its units that show victims go elsewhere */
+  bool mixed;     /* some of its units are meshed, others private memory: stretches of units that go are closed */
   uint64_t fresh; /* again: units that show victims and have no live slot */
   struct goal goals[MU_RUN_PAGES];
   uint64_t *bits; /* [units_per_run * words] at the time it was closed */
@@ -221,9 +244,11 @@ static bool unit_excluded(const struct shape *s, uint32_t run, unsigned unit) {
   return false;
 }
 
+/* A run of which some units are meshed is divided already. */
 static bool worth_closing(const struct shape *s, uint32_t r) {
   const struct mu_run *run = &mu_arena.runs[r];
-  return run->in_use && run->size_class == s->size_class && !run->meshed && !run->closed && run->used;
+  return run->in_use && run->size_class == s->size_class && !run->closed && run->used &&
+         (!run->meshed || 1U << run->unit_log == s->unit_pages);
 }
 
 static bool worth_holding(const struct shape *s, uint32_t r) {
@@ -271,12 +296,13 @@ static bool prepare_files(struct run_pass *p) {
 static bool close_run(struct run_pass *p) {
   const struct shape *s = p->s;
   if (!worth_closing(s, p->run)) return false;
+  p->mixed = mu_arena.runs[p->run].meshed;
   mu_run_close(p->run);
   read_bits(s, p->run, p->bits);
   for (unsigned u = 0; u < s->units_per_run; u++)
     if (p->goals[u].pack && unit_excluded(s, p->run, u)) {
       p->goals[u].pack = NULL;
-      mu_count(&mu_mesher_counters.refused_exempt, 1);
+      if (!mu_unit_place(p->run, s->unit_pages, u).file) mu_count(&mu_mesher_counters.refused_exempt, 1);
     }
   return true;
 }
@@ -285,6 +311,7 @@ static bool close_run(struct run_pass *p) {
 static bool hold_run(struct run_pass *p) {
   const struct shape *s = p->s;
   if (!worth_holding(s, p->run)) return false;
+  p->mixed = true;
   mu_run_hold(p->run);
   read_bits(s, p->run, p->bits);
   for (unsigned u = 0; u < s->units_per_run; u++) {
@@ -486,7 +513,7 @@ static void settle(struct run_pass *p) {
   struct mu_run *run = &mu_arena.runs[p->run];
   mu_class_lock(s->size_class);
   if (p->faulted) {
-    run->failures = (uint8_t)mu_min(run->failures + 1U, 8);
+    run->failures = (uint8_t)mu_min(run->failures + 1U, MAX_FAILURES);
     run->not_before = atomic_load_explicit(&mu_tick, memory_order_relaxed) + ((uint32_t)BACKOFF_TICKS << run->failures);
   }
   mu_run_settle(p->run, s->unit_pages, p->done, p->fresh, where);
@@ -533,11 +560,11 @@ static void make_exclusive(uint32_t r) {
     run->forks = forks;
 }
 
-/* Of a meshed run only stretches of units that go are closed: what lies between may be private memory in use. */
+/* What lies between units that go has another backing, maybe. */
 static unsigned next_window(const struct run_pass *p, unsigned from, unsigned most) {
   unsigned n = 1;
   bool goes = p->goals[from].pack != NULL;
-  while (n < most && from + n < p->s->units_per_run && (!p->again || (p->goals[from + n].pack != NULL) == goes)) n++;
+  while (n < most && from + n < p->s->units_per_run && (!p->mixed || (p->goals[from + n].pack != NULL) == goes)) n++;
   return n;
 }
 
@@ -605,7 +632,6 @@ static bool plan_allocate(struct plan *p) {
                                       .unit_pages = p->s.unit_pages,
                                       .probes = PROBES,
                                       .seed = mu_now_ns() | 1,
-                                      .min_pages_per_anchor = 1,
                                       .min_pages_per_join = 1};
   struct mu_mesh_search *q = &p->search;
   q->live = take(&at, units * words * 8);
@@ -653,24 +679,60 @@ static void offer_again(struct plan *p) {
   }
 }
 
-static void offer_runs(struct plan *p) {
+static uint64_t pages_of_unit(const struct plan *p, unsigned unit) {
+  unsigned size = p->s.unit_pages;
+  return (size == 64 ? ~(uint64_t)0 : ((uint64_t)1 << size) - 1) << (unit * size);
+}
+
+static uint64_t private_pages(const struct plan *p, uint32_t run) {
+  uint64_t pages = 0;
+  for (unsigned u = 0; u < p->s.units_per_run; u++)
+    if (!mu_unit_place(run, p->s.unit_pages, u).file) pages |= pages_of_unit(p, u);
+  return pages;
+}
+
+/* Meshed units of the run are not offered again. One that is too full may be part of an anchor, but joins nobody. */
+static void offer_run(struct plan *p, uint32_t i, uint64_t present, uint64_t movable) {
   struct mu_mesh_search *q = &p->search;
-  uint64_t *live = (uint64_t *)(uintptr_t)q->live;
-  uint32_t *pages = (uint32_t *)(uintptr_t)q->pages;
-  unsigned upr = p->s.units_per_run, up = p->s.unit_pages;
+  unsigned upr = p->s.units_per_run, most = most_live(p->s.size_class, p->s.unit_pages);
+  uint64_t *bits = (uint64_t *)(uintptr_t)q->live + (size_t)i * upr * q->words;
+  uint32_t *pages = (uint32_t *)(uintptr_t)q->pages + i * upr;
+  if (!worth_closing(&p->s, p->runs[i])) return;
+  uint64_t private = private_pages(p, p->runs[i]);
+  /* What the kernel would not move is not offered: shared with a child, for the most part. */
+  if (mu_engine_tier() == MU_TIER_FULL && (present & ~movable & private)) return;
+  read_bits(&p->s, p->runs[i], bits);
+  for (unsigned u = 0; u < upr; u++) {
+    uint64_t *unit = bits + (size_t)u * q->words;
+    if (!(private & pages_of_unit(p, u))) memset(unit, 0, q->words * sizeof *unit);
+    if (population(unit, q->words) <= most)
+      pages[u] = (uint32_t)__builtin_popcountll(present & private & pages_of_unit(p, u));
+  }
+}
+
+static void offer_runs(struct plan *p) {
   for (uint32_t i = 0; i < p->count; i++) {
     uint64_t present, movable;
     make_exclusive(p->runs[i]);
-    /* What the kernel would not move is not offered: shared with a child, for the most part. */
     if (mu_resident(mu_page_address(first_page(p->runs[i])), MU_RUN_PAGES, &present, &movable) < 0) continue;
-    if (mu_engine_tier() == MU_TIER_FULL && (present & ~movable)) continue;
     mu_class_lock(p->s.size_class);
-    if (worth_closing(&p->s, p->runs[i])) read_bits(&p->s, p->runs[i], live + (size_t)i * upr * q->words);
+    offer_run(p, i, present, movable);
     mu_class_unlock(p->s.size_class);
-    for (unsigned u = 0; u < upr; u++)
-      pages[i * upr + u] =
-          (uint32_t)__builtin_popcountll(present >> (u * up) & (up == 64 ? ~(uint64_t)0 : ((uint64_t)1 << up) - 1));
   }
+}
+
+/* As many as let a unit like the mean one find some that it fits. */
+static void choose_probes(struct plan *p) {
+  struct mu_mesh_search *q = &p->search;
+  uint64_t live = 0, units = 0;
+  for (uint32_t i = 0; i < q->runs * q->units_per_run; i++)
+    if (q->pages[i]) live += population(q->live + (size_t)i * q->words, q->words), units++;
+  if (!units) return;
+  unsigned slots = p->s.k->slots * p->s.spans_per_unit;
+  double wanted = WANTED_FITS / likely_disjoint(slots, (unsigned)(live / units));
+  uint64_t affordable = mu_min(MOST_PROBES, PROBES_IN_ALL / units);
+  q->probes = wanted < (double)affordable ? (uint32_t)wanted : (uint32_t)affordable;
+  if (q->probes < PROBES) q->probes = PROBES;
 }
 
 static struct goal goal_of(const struct plan *p, uint32_t number) {
@@ -799,14 +861,6 @@ static void set_loners(struct run_pass *pass, const struct plan *p, uint32_t i, 
       pass->goals[u] = (struct goal){loners, loners->founded++};
 }
 
-/* What has been stored to stays, and keeps its file. */
-static void note_failures(void) {
-  for (uint32_t n = 1; n < mu_file_top(); n++) {
-    struct mu_file_record *r = mu_file_at(n);
-    if (r->victim && mu_file_units(r)) r->tries = (r->tries + 1U) & MAX_TRIES;
-  }
-}
-
 static size_t carry_out_again(struct plan *p, const struct mu_pass_policy *policy) {
   static struct run_pass pass;
   uint32_t lone;
@@ -830,17 +884,20 @@ static size_t carry_out_again(struct plan *p, const struct mu_pass_policy *polic
     }
   mu_scratch_free(pass.bits, words * 8);
   mu_packs_seal_unused();
-  note_failures();
   uint64_t after = mu_file_bytes();
   return before > after ? (before - after) >> mu_arena.page_shift : 0;
 }
 
-static void back_off(const struct plan *p) {
+/* What a plan has no use for is tried again later and later; of what is meshed now, what stayed private. */
+static void back_off(const struct plan *p, bool carried_out) {
   uint32_t tick = atomic_load_explicit(&mu_tick, memory_order_relaxed);
   mu_class_lock(p->s.size_class);
   for (uint32_t i = 0; i < p->count; i++) {
     struct mu_run *run = &mu_arena.runs[p->runs[i]];
-    if (p->search.role[i] == MU_RUN_STAYS && worth_closing(&p->s, p->runs[i])) run->not_before = tick + BACKOFF_TICKS;
+    bool stays = !carried_out || p->search.role[i] == MU_RUN_STAYS || run->meshed;
+    if (!stays || !worth_closing(&p->s, p->runs[i])) continue;
+    run->not_before = tick + ((uint32_t)BACKOFF_TICKS << run->failures);
+    run->failures = (uint8_t)mu_min(run->failures + 1U, MAX_FAILURES);
   }
   mu_class_unlock(p->s.size_class);
 }
@@ -851,15 +908,17 @@ static size_t mesh_group(const struct shape *s, uint32_t *runs, uint32_t count, 
   struct plan p = {.s = *s, .again = again, .victim_pages = victim_pages, .count = count, .runs = runs};
   size_t saved = 0;
   if (!plan_allocate(&p)) return 0;
+  p.search.min_pages_per_anchor = (uint32_t)mu_min(policy->min_pages, MU_RUN_PAGES / ANCHOR_GAIN);
   mu_packs_begin_plan(s->size_class, s->unit_pages);
   offer_targets(&p);
   again ? offer_again(&p) : offer_runs(&p);
+  choose_probes(&p);
   mu_mesh_search(&p.search);
   if (again)
     saved = carry_out_again(&p, policy);
   else if (p.search.pages_saved >= policy->min_pages)
     saved = carry_out(&p, policy);
-  if (!again) back_off(&p);
+  if (!again) back_off(&p, saved != 0);
   mu_packs_end_plan();
   mu_scratch_free(p.memory, p.bytes);
   return saved;
@@ -874,16 +933,36 @@ static const uint32_t live_limits[] = {4, 6, 8, 12, 16, 24, 32};
 enum { LIMITS = sizeof live_limits / sizeof *live_limits };
 static uint32_t live_per_unit;
 
-/* The unit of a run, in pages. 0: even the smallest has too many live slots for two units to be disjoint with any
- * likelihood worth probing for. */
-static unsigned unit_for(const struct mu_size_class *k, const struct mu_run *run, uint32_t limit) {
-  unsigned pages = k->span_pages, most = MAX_UNIT_PAGES;
-  while (pages * 2 <= most && run->live * pages * 2 <= limit * MU_RUN_PAGES) pages *= 2;
-  double slots = (double)k->slots * pages / k->span_pages, live = (double)run->live * pages / MU_RUN_PAGES;
-  double miss = 1;
-  if (live >= slots * 0.75) return 0;
-  for (double i = 0; i < live; i++) miss *= 1 - live / slots;
-  return miss * PROBES < 0.5 ? 0 : pages;
+/* Spans of a run that are private and not too full to mesh, and their live slots. */
+struct hopeful {
+  uint32_t spans, live;
+};
+
+static struct hopeful hopeful_spans(unsigned c, uint32_t r) {
+  struct hopeful h = {0, 0};
+  const struct mu_size_class *k = &mu_classes[c];
+  unsigned most = most_live(c, k->span_pages);
+  for (size_t page = first_page(r); page < first_page(r) + MU_RUN_PAGES; page += k->span_pages) {
+    const struct mu_mini_heap *span = mu_mini_heap(page);
+    if (span->state == MU_SPAN_MESHED || span->live > most) continue;
+    h.spans++;
+    h.live += span->live;
+  }
+  return h;
+}
+
+/* The unit of a run, in pages, as large as keeps within `limit` live slots. 0: not enough of it would mesh. */
+static unsigned unit_for(unsigned c, uint32_t r, uint32_t limit) {
+  const struct mu_size_class *k = &mu_classes[c];
+  const struct mu_run *run = &mu_arena.runs[r];
+  unsigned pages = k->span_pages;
+  struct hopeful h = {k->spans_per_run, run->live};
+  bool thin = !run->meshed && run->live <= most_live(c, pages) * k->spans_per_run / 2;
+  if (!thin) h = hopeful_spans(c, r);
+  if (!h.live || h.spans * HOPEFUL_SHARE < k->spans_per_run) return 0;
+  if (run->meshed) return 1U << run->unit_log;
+  while (pages * 2 <= MAX_UNIT_PAGES && h.live * (pages * 2 / k->span_pages) <= limit * h.spans) pages *= 2;
+  return pages;
 }
 
 /* Adds up the mappings that meshing all runs of a class would take, for each limit. */
@@ -892,7 +971,7 @@ static void add_mappings_needed(unsigned c, uint64_t *needed) {
   for (uint32_t r = mu_class_heaps[c].runs; r; r = mu_arena.runs[r].next) {
     const struct mu_run *run = &mu_arena.runs[r];
     for (unsigned i = 0; i < LIMITS && run->used && !run->meshed; i++) {
-      unsigned pages = unit_for(&mu_classes[c], run, live_limits[i]);
+      unsigned pages = unit_for(c, r, live_limits[i]);
       needed[i] += pages ? MU_RUN_PAGES / pages : 0;
     }
   }
@@ -910,7 +989,7 @@ void mu_pass_choose_units(void) {
 
 static bool is_candidate(unsigned c, uint32_t r, const struct mu_pass_policy *policy, uint32_t tick) {
   const struct mu_run *run = &mu_arena.runs[r];
-  if (run->meshed || run->closed || !run->used || run->size_class != c) return false;
+  if (run->closed || !run->used || run->size_class != c) return false;
   if ((int32_t)(tick - run->stamp) < (int32_t)policy->quiet_ticks) return false;
   return policy->ignore_backoff || (int32_t)(tick - run->not_before) >= 0;
 }
@@ -920,8 +999,7 @@ static uint32_t candidates(unsigned c, unsigned unit_pages, const struct mu_pass
   uint32_t n = 0, tick = atomic_load_explicit(&mu_tick, memory_order_relaxed);
   mu_class_lock(c);
   for (uint32_t r = mu_class_heaps[c].runs; r && n < room; r = mu_arena.runs[r].next)
-    if (is_candidate(c, r, policy, tick) && unit_for(&mu_classes[c], &mu_arena.runs[r], live_per_unit) == unit_pages)
-      runs[n++] = r;
+    if (is_candidate(c, r, policy, tick) && unit_for(c, r, live_per_unit) == unit_pages) runs[n++] = r;
   mu_class_unlock(c);
   return n;
 }
@@ -940,18 +1018,22 @@ static void count_file_live(unsigned c) {
     }
   }
   mu_class_unlock(c);
+  for (uint32_t n = 1; n < mu_file_top(); n++) {
+    struct mu_file_record *r = mu_file_at(n);
+    if (r->size_class == c) r->most_live = (uint32_t)mu_max(r->most_live, r->live);
+  }
 }
 
-/* Files of which less than half is live are to be emptied. Returns whether there are any. */
+/* Files of which less than half is live, and that have lost a third of what they held, are to be emptied. Returns
+ * whether there are any. */
 static bool choose_victims(unsigned c) {
   bool any = false;
   count_file_live(c);
   for (uint32_t n = 1; n < mu_file_top(); n++) {
     struct mu_file_record *r = mu_file_at(n);
-    uint64_t held = atomic_load_explicit(&r->pages, memory_order_relaxed);
-    r->victim = r->size_class == c && held && r->tries < MAX_TRIES &&
-                atomic_load_explicit(&r->refs, memory_order_relaxed) &&
-                (uint64_t)r->live * mu_classes[c].size * 2 < held << mu_arena.page_shift;
+    uint64_t held = atomic_load_explicit(&r->pages, memory_order_relaxed), live = r->live;
+    r->victim = r->size_class == c && held && atomic_load_explicit(&r->refs, memory_order_relaxed) &&
+                live * mu_classes[c].size * 2 < held << mu_arena.page_shift && live * 3 < (uint64_t)r->most_live * 2;
     any |= r->victim;
   }
   return any;
@@ -980,6 +1062,14 @@ static uint32_t runs_to_mesh_again(unsigned c, unsigned unit_pages, uint32_t *ru
   return n;
 }
 
+/* What is still there did not pay, or was stored to and stays, until it has lost another third. */
+static void note_tried(void) {
+  for (uint32_t n = 1; n < mu_file_top(); n++) {
+    struct mu_file_record *r = mu_file_at(n);
+    if (r->victim && mu_file_units(r)) r->most_live = r->live;
+  }
+}
+
 /* Objects that are left in thin files are packed together anew, and the files go. */
 static size_t mesh_class_again(unsigned c, uint32_t *runs, uint32_t room, const struct mu_pass_policy *policy) {
   size_t saved = 0;
@@ -992,6 +1082,7 @@ static size_t mesh_class_again(unsigned c, uint32_t *runs, uint32_t room, const 
     uint32_t n = runs_to_mesh_again(c, unit, runs, room);
     if (n) saved += mesh_group(&s, runs, n, pages, policy);
   }
+  note_tried();
   return saved;
 }
 
