@@ -15,7 +15,7 @@ enum {
   PROBES = 64,        /* at least, for each unit */
   MOST_PROBES = 4096, /* where few fit: the search looks at all there are before it gives up */
   WANTED_FITS = 4,
-  PROBES_IN_ALL = 1 << 23, /* with what is tried out on samples, and again, about a third of a second */
+  PROBES_IN_ALL = 1 << 21, /* with what is tried out on samples, and again, about a tenth of a second */
   MAX_UNIT_PAGES = 32,
   RUNS_PER_FILE = 4,
   MIN_VICTIM_PAGES = 16,           /* a file or two: emptying fewer is not worth the search */
