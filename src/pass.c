@@ -14,8 +14,8 @@
 enum {
   PROBES = 64,        /* at least, for each unit */
   MOST_PROBES = 4096, /* where few fit: the search looks at all there are before it gives up */
-  WANTED_FITS = 4,
-  PROBES_IN_ALL = 1 << 21, /* with what is tried out on samples, and again, about a tenth of a second */
+  WANTED_FITS = 32,
+  PROBES_IN_ALL = 1 << 22, /* with what is tried out on samples, and again, about a tenth of a second */
   MAX_UNIT_PAGES = 32,
   RUNS_PER_FILE = 4,
   MIN_VICTIM_PAGES = 16,           /* a file or two: emptying fewer is not worth the search */
@@ -927,11 +927,20 @@ static size_t mesh_group(const struct shape *s, uint32_t *runs, uint32_t count, 
 /* ---- which runs, in which units ------------------------------------------------------------------------------------
  */
 
-/* A unit is doubled while it keeps within so many live slots. Simulated over sparse heaps, units with about three pack
- * within a tenth of the floor and larger ones lose, but take fewer mappings: so the first that the budget allows. */
-static const uint32_t live_limits[] = {4, 6, 8, 12, 16, 24, 32};
-enum { LIMITS = sizeof live_limits / sizeof *live_limits };
-static uint32_t live_per_unit;
+/*
+ * Larger units take fewer mappings, but pack less well. Simulated over sparse heaps, packed units take 1.1 times the
+ * room that their live slots would fill while units have up to three of them, and 0.18 times more for each further one.
+ * A mapping costs the kernel about MAPPING_BYTES (its record, and its share of the tree). What both come to is least
+ * for some unit; where mappings are short, each counts for more, twice as much at a time.
+ */
+enum { MAPPING_BYTES = 300, PRICES = 10 };
+static uint32_t mapping_price = MAPPING_BYTES;
+
+/* Of one page, when `share` of its slots are live, `live` in a unit of so many pages. */
+static double cost_of_unit(double share, double live, unsigned pages, double price) {
+  double room = live <= 3 ? 1.1 : 1.1 + (live - 3) * 0.18;
+  return share * room * (double)mu_arena.page_size + price / pages;
+}
 
 /* Spans of a run that are private and not too full to mesh, and their live slots. */
 struct hopeful {
@@ -951,27 +960,31 @@ static struct hopeful hopeful_spans(unsigned c, uint32_t r) {
   return h;
 }
 
-/* The unit of a run, in pages, as large as keeps within `limit` live slots. 0: not enough of it would mesh. */
-static unsigned unit_for(unsigned c, uint32_t r, uint32_t limit) {
+/* The unit of a run, in pages, when a mapping costs so much. 0: not enough of it would mesh. */
+static unsigned unit_for(unsigned c, uint32_t r, uint32_t price) {
   const struct mu_size_class *k = &mu_classes[c];
   const struct mu_run *run = &mu_arena.runs[r];
-  unsigned pages = k->span_pages;
+  unsigned best = k->span_pages;
   struct hopeful h = {k->spans_per_run, run->live};
-  bool thin = !run->meshed && run->live <= most_live(c, pages) * k->spans_per_run / 2;
+  bool thin = !run->meshed && run->live <= most_live(c, best) * k->spans_per_run / 2;
   if (!thin) h = hopeful_spans(c, r);
   if (!h.live || h.spans * HOPEFUL_SHARE < k->spans_per_run) return 0;
   if (run->meshed) return 1U << run->unit_log;
-  while (pages * 2 <= MAX_UNIT_PAGES && h.live * (pages * 2 / k->span_pages) <= limit * h.spans) pages *= 2;
-  return pages;
+  double live = (double)h.live / h.spans, share = live / k->slots, least = cost_of_unit(share, live, best, price);
+  for (unsigned pages = best * 2; pages <= MAX_UNIT_PAGES; pages *= 2) {
+    double cost = cost_of_unit(share, live * pages / k->span_pages, pages, price);
+    if (cost < least) least = cost, best = pages;
+  }
+  return best;
 }
 
-/* Adds up the mappings that meshing all runs of a class would take, for each limit. */
+/* Adds up the mappings that meshing all runs of a class would take, at each price. */
 static void add_mappings_needed(unsigned c, uint64_t *needed) {
   mu_class_lock(c);
   for (uint32_t r = mu_class_heaps[c].runs; r; r = mu_arena.runs[r].next) {
     const struct mu_run *run = &mu_arena.runs[r];
-    for (unsigned i = 0; i < LIMITS && run->used && !run->meshed; i++) {
-      unsigned pages = unit_for(c, r, live_limits[i]);
+    for (unsigned i = 0; i < PRICES && run->used && !run->meshed; i++) {
+      unsigned pages = unit_for(c, r, MAPPING_BYTES << i);
       needed[i] += pages ? MU_RUN_PAGES / pages : 0;
     }
   }
@@ -979,12 +992,12 @@ static void add_mappings_needed(unsigned c, uint64_t *needed) {
 }
 
 void mu_pass_choose_units(void) {
-  uint64_t needed[LIMITS] = {0};
+  uint64_t needed[PRICES] = {0};
   unsigned i = 0;
   for (unsigned c = 1; c < MU_CLASSES; c++)
     if (mu_classes[c].meshable) add_mappings_needed(c, needed);
-  while (i < LIMITS - 1 && !mappings_left(needed[i])) i++;
-  live_per_unit = live_limits[i];
+  while (i < PRICES - 1 && !mappings_left(needed[i])) i++;
+  mapping_price = MAPPING_BYTES << i;
 }
 
 static bool is_candidate(unsigned c, uint32_t r, const struct mu_pass_policy *policy, uint32_t tick) {
@@ -999,7 +1012,7 @@ static uint32_t candidates(unsigned c, unsigned unit_pages, const struct mu_pass
   uint32_t n = 0, tick = atomic_load_explicit(&mu_tick, memory_order_relaxed);
   mu_class_lock(c);
   for (uint32_t r = mu_class_heaps[c].runs; r && n < room; r = mu_arena.runs[r].next)
-    if (is_candidate(c, r, policy, tick) && unit_for(c, r, live_per_unit) == unit_pages) runs[n++] = r;
+    if (is_candidate(c, r, policy, tick) && unit_for(c, r, mapping_price) == unit_pages) runs[n++] = r;
   mu_class_unlock(c);
   return n;
 }
