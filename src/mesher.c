@@ -5,6 +5,7 @@
 #include "src/options.h"
 #include "src/pack.h"
 #include "src/pass.h"
+#include "src/stats_page.h"
 #include "src/sys.h"
 #include "src/thread.h"
 #include "src/thread_local_heap.h"
@@ -195,6 +196,7 @@ static bool is_to_stop(void) {
 }
 
 static bool may_go_on(void) {
+  mu_stats_page_write_if_due();
   if (mu_pass_paused() || is_to_stop()) return false;
   if (mu_engine_tier() <= MU_TIER_FULL_WP) return true;
   if (turn.held && (turn.unlimited || mu_now_ns() - turn.since < TURN_NS)) return true;
@@ -392,10 +394,12 @@ static void *run(void *unused) {
     if (is_to_stop()) break;
     answer_requests();
     tick();
+    mu_stats_page_write();
     int64_t ns = nap();
     if (ns < 0) {
       mu_packs_seal_all(); /* an open one keeps its memory when nobody maps it any more */
       mu_reclaim_idle();
+      mu_stats_page_write();
       atomic_store_explicit(&mu_mesher_listens, 1, memory_order_seq_cst);
       if (ops_so_far() != m.ops_seen) ns = 0;
     }
@@ -573,4 +577,5 @@ void mu_mesher_forget(void) {
   atomic_store_explicit(&keeps_out, 0, memory_order_relaxed);
   m.pid = mu_pid();
   atomic_store_explicit(&mu_mesher_listens, 0, memory_order_relaxed);
+  mu_stats_page_forked();
 }

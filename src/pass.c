@@ -120,6 +120,10 @@ void mu_mapping_budget_refresh(void) {
   mapping_budget = max > reserve ? (share < max - reserve ? share : max - reserve) : 0;
 }
 
+uint64_t mu_mapping_budget(void) {
+  return mapping_budget;
+}
+
 static bool mappings_left(uint64_t n) {
   return atomic_load_explicit(&mu_mesh_mappings, memory_order_relaxed) + n <= mapping_budget;
 }

@@ -32,6 +32,7 @@ void mu_gate_open(void);
 
 /* Asks anew how many mappings meshing may use; chooses units so that what is to be meshed fits. Before each round. */
 void mu_mapping_budget_refresh(void);
+uint64_t mu_mapping_budget(void);
 void mu_pass_choose_units(void);
 
 #endif
