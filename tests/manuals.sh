@@ -89,7 +89,7 @@ offers '--compare --cpu-percent ' record --c
 offers '--count ' top --c
 offers ' ' run --cpu-percent 1
 offers 'map ' help m
-offers "$0 " map -o "$0"
+offers "$abs_top_srcdir/README.md " map -o "$abs_top_srcdir/READM"
 got=$(complete_bash run --stats -- tru)
 case " $got " in *' true '*) ok "bash: programs" ;; *) fail "bash: programs: '$got'" ;; esac
 got=$(complete_bash run ls "$abs_top_srcdir/READM")
