@@ -177,6 +177,16 @@ static void mend_access(const struct patient *p) {
   mend("docker run --device /dev/userfaultfd --group-add \"$(stat -c %g /dev/userfaultfd)\" ...");
 }
 
+/* Its mode allows it, the control group's list of devices does not. */
+static void mend_device_group(void) {
+  printf("        The control group does not allow this device. For a service of systemd (systemctl edit NAME):\n");
+  mend("[Service]");
+  mend("DeviceAllow=/dev/userfaultfd rw");
+  printf("        For a container:\n");
+  mend("docker run --device /dev/userfaultfd ...");
+  cost(COST_FULL);
+}
+
 static const char *device_path(const struct patient *p) {
   static char path[64];
   if (!p->pid) return "/dev/userfaultfd";
@@ -198,7 +208,7 @@ static bool check_device(const struct patient *p, const struct probe *k, bool ot
   if (stat(device_path(p), &s) < 0) {
     check(others_do ? NOTE : LACK, "/dev/userfaultfd", "%s", errno == ENOENT ? "is not there" : strerror(errno));
     if (!others_do) {
-      mend("on a host: Linux 6.1 or later with CONFIG_USERFAULTFD; then see udevadm below");
+      mend("on a host: Linux 6.1 or later with CONFIG_USERFAULTFD, and a udev rule: doc/deployment.md");
       mend("in a container: docker run --device /dev/userfaultfd ...");
       cost(COST_FULL);
     }
@@ -214,7 +224,10 @@ static bool check_device(const struct patient *p, const struct probe *k, bool ot
         "/dev/userfaultfd", "mode %04o, %s:%s: %s", s.st_mode & 07777, user_name(s.st_uid),
         group ? group->gr_name : group_name,
         p->pid ? (allowed ? "may be opened, says its mode" : "may not be opened") : error_text(k->device));
-  if (!allowed && !others_do) mend_access(p);
+  if (!allowed && !others_do && k->device == EPERM && !p->pid)
+    mend_device_group();
+  else if (!allowed && !others_do)
+    mend_access(p);
   return allowed;
 }
 
@@ -251,8 +264,8 @@ static void check_sandbox(const struct patient *p, const struct probe *k) {
   if (p->pid) return;
   check(k->close_range ? LACK : FINE, "close_range", "%s", error_text(k->close_range));
   if (k->close_range) {
-    mend(
-        "Linux 5.9 or later; in a container: docker run --security-opt seccomp=seccomp.json ... (see examples/deploy)");
+    mend("Linux 5.9 or later; in a container: docker run --security-opt seccomp=seccomp.json ... (see "
+         "doc/deployment.md)");
     cost("the profile allows close_range and process_madvise of oneself: no new rights");
   }
   check(k->pagemap ? LACK : FINE, "/proc/self/pagemap", "%s", error_text(k->pagemap));
