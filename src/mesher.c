@@ -5,6 +5,7 @@
 #include "src/options.h"
 #include "src/pack.h"
 #include "src/pass.h"
+#include "src/probe.h"
 #include "src/stats_page.h"
 #include "src/sys.h"
 #include "src/thread.h"
@@ -121,6 +122,7 @@ static size_t purge(uint32_t tick) {
   size_t pages = purge_extents(tick);
   for (unsigned c = 1; c < MU_CLASSES; c++) pages += purge_empty_spans(c, tick);
   mu_count(&mu_mesher_counters.reclaimed_bytes, pages << mu_arena.page_shift);
+  if (pages) MU_PROBE1(reclaimed, pages << mu_arena.page_shift);
   return pages;
 }
 

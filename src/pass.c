@@ -6,6 +6,7 @@
 #include "src/mesher.h"
 #include "src/options.h"
 #include "src/pack.h"
+#include "src/probe.h"
 #include "src/sys.h"
 #include <fcntl.h>
 #include <stdlib.h>
@@ -206,6 +207,10 @@ static bool disjoint(const uint64_t *a, const uint64_t *b, unsigned words) {
 /* ---- one run -------------------------------------------------------------------------------------------------------
  */
 
+static const void *unit_address(const struct shape *s, uint32_t run, unsigned unit) {
+  return mu_page_address(first_page(run) + (size_t)unit * s->unit_pages);
+}
+
 /* Where a unit is to go. */
 struct goal {
   struct mu_pack *pack; /* NULL: stays */
@@ -291,7 +296,10 @@ static bool prepare_files(struct run_pass *p) {
     struct goal *g = &p->goals[u];
     if (!g->pack) continue;
     bool free_there = disjoint(bits_of(p, u), packed_bits(g), p->s->words);
-    if (!free_there) mu_count(&mu_mesher_counters.refused_overlap, 1);
+    if (!free_there) {
+      mu_count(&mu_mesher_counters.refused_overlap, 1);
+      MU_PROBE2(refused, unit_address(p->s, p->run, u), MU_REFUSED_OVERLAP);
+    }
     if (!free_there || !(p->anchor || prepare_unit(p, u))) g->pack = NULL;
   }
   return true;
@@ -306,7 +314,9 @@ static bool close_run(struct run_pass *p) {
   for (unsigned u = 0; u < s->units_per_run; u++)
     if (p->goals[u].pack && unit_excluded(s, p->run, u)) {
       p->goals[u].pack = NULL;
-      if (!mu_unit_place(p->run, s->unit_pages, u).file) mu_count(&mu_mesher_counters.refused_exempt, 1);
+      if (mu_unit_place(p->run, s->unit_pages, u).file) continue;
+      mu_count(&mu_mesher_counters.refused_exempt, 1);
+      MU_PROBE2(refused, unit_address(s, p->run, u), MU_REFUSED_EXEMPT);
     }
   return true;
 }
@@ -370,6 +380,7 @@ static bool pack_unit(struct run_pass *p, const struct window *w, unsigned unit)
   if (!mu_barrier_claim(unit - w->first)) {
     p->faulted = true;
     mu_count(&mu_mesher_counters.refused_busy, 1);
+    MU_PROBE2(refused, unit_address(p->s, p->run, unit), MU_REFUSED_BUSY);
     return false;
   }
   char *to = g->pack->file.window + (((size_t)g->unit * p->s->unit_pages) << mu_arena.page_shift);
@@ -385,10 +396,14 @@ static unsigned remap(struct run_pass *p, const struct window *w, unsigned unit,
   while (unit + n < w->first + w->n && (packed >> (unit + n) & 1) && g[n].pack == g->pack && g[n].unit == g->unit + n)
     n++;
   uint64_t offset = ((uint64_t)g->unit * p->s->unit_pages) << mu_arena.page_shift;
-  if (mu_barrier_remap(unit - w->first, n, g->pack->file.fd, offset))
+  const void *address = unit_address(p->s, p->run, unit);
+  if (mu_barrier_remap(unit - w->first, n, g->pack->file.fd, offset)) {
     p->done |= (n == 64 ? ~(uint64_t)0 : ((uint64_t)1 << n) - 1) << unit;
-  else
+    MU_PROBE3(meshed, address, n * p->s->unit_pages, g->pack->number);
+  } else {
     mu_count(&mu_mesher_counters.refused_mappings, 1);
+    MU_PROBE2(refused, address, MU_REFUSED_MAPPING);
+  }
   return n;
 }
 
@@ -412,6 +427,7 @@ static uint64_t without_refused(const struct run_pass *p, const struct window *w
     if (unit_pages_of(p, w, u, refused)) {
       units &= ~((uint64_t)1 << u);
       mu_count(&mu_mesher_counters.refused_shared, 1);
+      MU_PROBE2(refused, unit_address(p->s, p->run, u), MU_REFUSED_SHARED);
     }
   return units;
 }
@@ -505,7 +521,9 @@ static void mesh_window(struct run_pass *p, const struct window *w) {
   mu_barrier_open();
   times.opened = mu_now_ns();
   mu_gate_open();
-  note_duration(times.opened - times.began);
+  uint64_t ns = times.opened - times.began;
+  note_duration(ns);
+  MU_PROBE4(pass, start, pages, ns, __builtin_popcountll(p->done & units));
   if (packed) note_speed(p, &times, (unsigned)__builtin_popcountll(packed));
 }
 

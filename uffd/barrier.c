@@ -4,6 +4,7 @@
  * not happen now waits in the kernel and is announced to the fault thread. Contiguity is what makes it cheap: a call
  * over 64 neighbouring pages costs one flush, on kernels from 6.18 on.
  */
+#include "src/probe.h"
 #include "src/sys.h"
 #include "src/thread.h"
 #include "uffd/internal.h"
@@ -102,6 +103,7 @@ static bool move_out(unsigned page, unsigned n, uint64_t *have) {
       /* This page is refused: pinned, locked, shared, gone. Go on behind it. */
       want &= ~(missing & -missing);
       mu_count(&mu_engine_counters.refused, 1);
+      MU_PROBE2(refused, in_run((unsigned)__builtin_ctzll(missing)), MU_REFUSED_KERNEL);
       i--; /* want has one page less: this ends */
     }
   }

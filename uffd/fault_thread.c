@@ -3,6 +3,7 @@
  * The fault thread: reads who waits for closed memory and lets them go on, by giving the unit back if the mesher does
  * not have it already. It never touches arena memory, never allocates, and uses no lock.
  */
+#include "src/probe.h"
 #include "src/sys.h"
 #include "src/thread.h"
 #include "uffd/internal.h"
@@ -75,6 +76,7 @@ static void handle(const struct uffd_msg *msg) {
     answer_late(address);
   atomic_store_explicit(&mu_barrier.busy, 0, memory_order_release);
   uint64_t took = mu_now_ns() - began;
+  MU_PROBE2(waited, address, took);
   mu_count(&mu_engine_counters.faults, 1);
   mu_count(&mu_engine_counters.fault_ns[63 - __builtin_clzll(took | 1)], 1);
   if (took > atomic_load_explicit(&mu_engine_counters.longest_fault_ns, memory_order_relaxed))
