@@ -23,7 +23,7 @@ enum { DUE_NS = 100000000, SAMPLE_NS = 1000000000 };
 
 /* Not static, for the note below; in memory that is not there until it is written. */
 extern struct mesh_uffd_stats_page mu_stats_page;
-struct mesh_uffd_stats_page mu_stats_page __attribute__((aligned(4096), used));
+struct mesh_uffd_stats_page mu_stats_page __attribute__((aligned(64), used));
 
 /* How others find the page, in whatever object this ends up: its distance from the note. */
 __asm__(".pushsection .note.mesh-uffd, \"a\", %note\n"
