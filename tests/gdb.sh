@@ -42,7 +42,7 @@ fi
 cat >ask.py <<'END'
 import gdb
 objects = gdb.parse_and_eval("object")
-live = [p for p in (int(objects[i * 40]) for i in range(5000)) if p]  # what is meshed first is not known
+live = [p for p in (int(objects[i * 200]) for i in range(1000)) if p]  # what is meshed first is not known
 for p in live:
     gdb.execute(f"mesh-uffd pointer {p}")
 gdb.execute(f"mesh-uffd pointer {live[0] + 5}")
