@@ -409,6 +409,7 @@ static void *run(void *unused) {
   }
   mu_packs_seal_all();
   mu_engine_stop();
+  mu_stats_page_left_alone();
   return NULL;
 }
 
@@ -579,5 +580,5 @@ void mu_mesher_forget(void) {
   atomic_store_explicit(&keeps_out, 0, memory_order_relaxed);
   m.pid = mu_pid();
   atomic_store_explicit(&mu_mesher_listens, 0, memory_order_relaxed);
-  mu_stats_page_forked();
+  mu_stats_page_left_alone();
 }

@@ -1006,7 +1006,7 @@ static void add_mappings_needed(unsigned c, uint64_t *needed) {
   for (uint32_t r = mu_class_heaps[c].runs; r; r = mu_arena.runs[r].next) {
     const struct mu_run *run = &mu_arena.runs[r];
     for (unsigned i = 0; i < PRICES && run->used && !run->meshed; i++) {
-      unsigned pages = unit_for(c, r, MAPPING_BYTES << i);
+      unsigned pages = unit_for(c, r, (uint32_t)MAPPING_BYTES << i);
       needed[i] += pages ? MU_RUN_PAGES / pages : 0;
     }
   }
@@ -1019,7 +1019,7 @@ void mu_pass_choose_units(void) {
   for (unsigned c = 1; c < MU_CLASSES; c++)
     if (mu_classes[c].meshable) add_mappings_needed(c, needed);
   while (i < PRICES - 1 && !mappings_left(needed[i])) i++;
-  mapping_price = MAPPING_BYTES << i;
+  mapping_price = (uint32_t)MAPPING_BYTES << i;
 }
 
 static bool is_candidate(unsigned c, uint32_t r, const struct mu_pass_policy *policy, uint32_t tick) {

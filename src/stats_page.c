@@ -148,6 +148,6 @@ void mu_stats_page_write_if_due(void) {
   if (mu_now_ns() - mu_stats_page.updated_ns >= DUE_NS) write_page(true);
 }
 
-void mu_stats_page_forked(void) {
+void mu_stats_page_left_alone(void) {
   if (atomic_load_explicit(sequence(), memory_order_relaxed)) write_page(false);
 }

@@ -9,7 +9,8 @@
 void mu_stats_page_write(void);
 void mu_stats_page_write_if_due(void);
 
-/* In a forked child: if the parent had one, it is the child's from here on. */
-void mu_stats_page_forked(void);
+/* There is no mesher any more: the page says so. In a forked child: if the parent had one, it is the child's from here
+ * on. */
+void mu_stats_page_left_alone(void);
 
 #endif
