@@ -218,6 +218,30 @@ if fine unknown; then
     ok unknown
   fi
 fi
+# ---- malloc_info ----
+if ! command -v python3 >/dev/null; then
+  skip malloc_info "there is no python3"
+elif LD_PRELOAD="$LIB" PYTHONMALLOC=malloc python3 -c 'import ctypes
+c = ctypes.CDLL(None)
+keep = [bytes(300) for i in range(50000)]
+c.fopen.restype = ctypes.c_void_p
+to = ctypes.c_void_p(c.fopen(b"/dev/stdout", b"w"))
+assert c.malloc_info(0, to) == 0 and c.malloc_info(1, to) == 22
+c.fclose(to)' >"$directory/malloc_info.out" 2>"$directory/malloc_info.err" &&
+  python3 - "$directory/malloc_info.out" 2>>"$directory/malloc_info.err" <<'END'
+import sys, xml.etree.ElementTree
+root = xml.etree.ElementTree.parse(sys.argv[1]).getroot()
+assert root.tag == "malloc" and root.get("version") == "1" and root.get("allocator").startswith("mesh-uffd ")
+classes = {int(c.get("size")): int(c.get("live")) for c in root.iter("class")}
+assert any(320 <= size <= 384 and live >= 50000 for size, live in classes.items()), classes
+assert int(root.find("live").get("size")) >= 50000 * 300 and root.find("meshing") is not None
+END
+then
+  ok malloc_info
+else
+  fail malloc_info "its XML is wrong"
+fi
+
 skip secure "LD_PRELOAD of this path is ignored under secure execution, as are the options"
 
 [ $failed = 0 ] || exit 1
