@@ -3,7 +3,7 @@
 # The command mesh-uffd: every sub-command, wrong arguments, processes that are not there, end while they are read, do
 # not have the library, or belong to somebody else. LIB is the library, abs_top_builddir has cmd/mesh-uffd and
 # tests/sparse; or COMMAND and SPARSE name them.
-set -u -o pipefail
+set -u
 : "${LIB:?}"
 command=${COMMAND:-${abs_top_builddir:?}/cmd/mesh-uffd}
 sparse=${SPARSE:-${abs_top_builddir:?}/tests/sparse}
