@@ -24,7 +24,7 @@ static const struct figure figures[] = {
     {"unused_bytes", "bytes", "Free memory that may not have gone back yet.", false, 1, HEAD(unused_bytes)},
     {"packed_bytes", "bytes", "Bytes of mesh files in use, an upper bound.", false, 1, TOTAL(packed_bytes)},
     {"meshes", NULL, "Units packed into the packed unit of another.", true, 1, TOTAL(meshes)},
-    {"meshed_pages", NULL, "Pages of the units counted by meshes.", true, 1, TOTAL(meshed_pages)},
+    {"meshed_pages", NULL, "Pages now mapped onto the packed unit of another.", false, 1, TOTAL(meshed_pages)},
     {"freed_bytes", "bytes", "Physical memory given back by meshing.", true, 1, TOTAL(freed_bytes)},
     {"reclaimed_bytes", "bytes", "Physical memory given back by dropping empty pages.", true, 1,
      TOTAL(reclaimed_bytes)},

@@ -9,7 +9,7 @@
 
 struct mu_class_heap mu_class_heaps[MU_CLASSES];
 _Atomic uint64_t mu_spans_in_use, mu_spans_hwm;
-_Atomic uint64_t mu_mesh_mappings;
+_Atomic uint64_t mu_mesh_mappings, mu_pages_shown;
 void (*mu_on_growth)(void);
 void (*mu_on_activity)(void);
 _Atomic uint32_t mu_mesher_listens;
@@ -178,7 +178,9 @@ static bool run_destroy(struct mu_class_heap *h, uint32_t r) {
   bool touched = false;
   for (size_t at = page; at < page + MU_RUN_PAGES; at += k->span_pages) {
     struct mu_mini_heap *span = mu_mini_heap(at);
-    if (span->state != MU_SPAN_MESHED && (span->flags & MU_MH_TOUCHED)) {
+    if (span->state == MU_SPAN_MESHED) {
+      atomic_fetch_sub_explicit(&mu_pages_shown, k->span_pages, memory_order_relaxed);
+    } else if (span->flags & MU_MH_TOUCHED) {
       touched = true;
       h->touched_empty--;
     }
@@ -471,6 +473,7 @@ static void mesh_span(struct mu_class_heap *h, const struct mu_size_class *k, si
                       struct mu_packed_place where) {
   struct mu_mini_heap *span = mu_mini_heap(page);
   if (span->state != MU_SPAN_MESHED) {
+    atomic_fetch_add_explicit(&mu_pages_shown, k->span_pages, memory_order_relaxed);
     if (span->live == 0 && (span->flags & MU_MH_TOUCHED)) h->touched_empty--;
     h->meshed_slots += span->live;
   }
@@ -486,6 +489,7 @@ static void refresh_unit(struct mu_class_heap *h, const struct mu_size_class *k,
                          uint8_t c) {
   if (!mu_fresh_mapping(mu_page_address(page), (size_t)unit_pages << mu_arena.page_shift)) return;
   mu_file_unref(mu_mini_heap(page)->next);
+  atomic_fetch_sub_explicit(&mu_pages_shown, unit_pages, memory_order_relaxed);
   for (size_t at = page; at < page + unit_pages; at += k->span_pages) {
     mu_mini_heap(at)->flags = 0;
     map_span(k, at, c);

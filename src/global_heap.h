@@ -41,6 +41,8 @@ extern struct mu_class_heap mu_class_heaps[MU_CLASSES];
 extern _Atomic uint64_t mu_spans_in_use, mu_spans_hwm;
 /* Mappings that meshed runs use, an upper bound. */
 extern _Atomic uint64_t mu_mesh_mappings;
+/* Pages of spans that are meshed. */
+extern _Atomic uint64_t mu_pages_shown;
 
 void mu_global_heap_init(void);
 

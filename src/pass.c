@@ -7,6 +7,7 @@
 #include "src/options.h"
 #include "src/pack.h"
 #include "src/probe.h"
+#include "src/stats.h"
 #include "src/sys.h"
 #include <fcntl.h>
 #include <stdlib.h>
@@ -548,7 +549,7 @@ static void count_meshed(const struct run_pass *p) {
   unsigned units = (unsigned)__builtin_popcountll(p->done);
   mu_count(&mu_mesher_counters.meshes, units);
   mu_count(&mu_mesher_counters.meshed_pages, (uint64_t)units * p->s->unit_pages);
-  uint64_t now = atomic_load_explicit(&mu_mesher_counters.meshed_pages, memory_order_relaxed);
+  uint64_t now = mu_meshed_pages_now();
   if (now > atomic_load_explicit(&mu_mesher_counters.meshed_pages_hwm, memory_order_relaxed))
     atomic_store_explicit(&mu_mesher_counters.meshed_pages_hwm, now, memory_order_relaxed);
 }

@@ -29,15 +29,21 @@ static void gather_classes(struct mesh_uffd_stats *s) {
   }
 }
 
+uint64_t mu_meshed_pages_now(void) {
+  uint64_t shown = get(&mu_pages_shown), packed = mu_file_bytes() >> mu_arena.page_shift;
+  return shown > packed ? shown - packed : 0;
+}
+
 void mu_stats_gather(struct mesh_uffd_stats *s) {
   const struct mu_mesher_counters *k = &mu_mesher_counters;
   const struct mu_engine_counters *e = &mu_engine_counters;
+  uint64_t meshed = mu_meshed_pages_now();
   *s = (struct mesh_uffd_stats){.size = sizeof *s,
                                 .tier = mu_engine_tier(),
                                 .page_size = (uint32_t)mu_arena.page_size,
                                 .meshes = get(&k->meshes),
-                                .meshed_pages = get(&k->meshed_pages),
-                                .meshed_pages_hwm = get(&k->meshed_pages_hwm),
+                                .meshed_pages = meshed,
+                                .meshed_pages_hwm = mu_max(meshed, get(&k->meshed_pages_hwm)),
                                 .freed_bytes = get(&k->freed_bytes),
                                 .reclaimed_bytes = get(&k->reclaimed_bytes),
                                 .passes = get(&k->passes),
@@ -87,7 +93,7 @@ void mu_stats_print(unsigned level) {
   const struct mu_mesher_counters *k = &mu_mesher_counters;
   mu_stats_gather(&s);
   line("MESH COUNT:         %lu", s.meshes);
-  line("Meshed MB (total):  %.1f", mb(s.meshed_pages * s.page_size));
+  line("Meshed MB (total):  %.1f", mb(get(&k->meshed_pages) * s.page_size));
   line("Meshed pages HWM:   %lu", s.meshed_pages_hwm);
   line("Meshed MB HWM:      %.1f", mb(s.meshed_pages_hwm * s.page_size));
   line("MH Alloc Count:     %lu", s.miniheap_allocs);

@@ -11,4 +11,7 @@ void mu_stats_gather(struct mesh_uffd_stats *s);
 void mu_stats_print(unsigned level);
 const char *mu_tier_name(uint32_t tier);
 
+/* Pages that are mapped onto a packed unit beside the first one of each: what meshing saves, but for private copies. */
+uint64_t mu_meshed_pages_now(void);
+
 #endif
