@@ -17,7 +17,7 @@ P
 options=(--headless --disable-gpu --no-first-run "--user-data-dir=$PWD/profile")
 [ "$(id -u)" != 0 ] || options+=(--no-sandbox)
 timeout -k 5 120 chromium "${options[@]}" --dump-dom "file://$PWD/page.html" >dom 2>log || { tail -n 20 log >&2; exit 1; }
-grep -o 'done [0-9]*' dom
-[ "$(grep -o 'paragraph [0-9]*' dom | sort -u | wc -l)" = 300 ]
+grep -o 'done [0-9][0-9]*' dom
+[ "$(grep -o 'paragraph [0-9][0-9]*' dom | sort -u | wc -l)" = 300 ]
 timeout -k 5 120 chromium "${options[@]}" --screenshot="$PWD/shot.png" "file://$PWD/page.html" >/dev/null 2>log || { tail -n 20 log >&2; exit 1; }
 [ -s shot.png ]
