@@ -400,6 +400,7 @@ uint32_t mu_cache_trim(unsigned c, bool everything) {
     uint32_t n = (uint32_t)mu_min(surplus, PART);
     give_back_locked(c, cache->slots, n);
     cache->count -= n;
+    cache->low = (uint32_t)mu_min(cache->low, cache->count); /* a fork may come between two parts */
     surplus -= n;
     memmove(cache->slots, cache->slots + n, cache->count * sizeof *cache->slots);
     mu_class_unlock(c);

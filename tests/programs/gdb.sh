@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # needs: gdb gcc
 # limit: 180
+# may not mesh
 # compare
 # The debugger under the library, of a program under it.
 set -eu
