@@ -16,7 +16,7 @@ struct mu_file_record {
   uint8_t open;   /* it can still take objects */
   uint8_t victim; /* being emptied */
   uint8_t unit_pages;
-  uint32_t most_live; /* that it had since it was made, or since it was last tried to empty it */
+  uint32_t once_live; /* slots that it took, or, once it was tried to empty it, those that were live then */
 };
 
 /* A new record; 0 when there is no room for one. Mesher thread only, as are open, live and victim. */

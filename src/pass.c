@@ -360,6 +360,7 @@ static void mark_written(const struct goal *g, const uint64_t *bits) {
   uint64_t *packed = packed_bits(g);
   for (unsigned i = 0; i < g->pack->words; i++) packed[i] |= bits[i];
   g->pack->live[g->unit] = population(packed, g->pack->words);
+  mu_file_at(g->pack->number)->once_live += population(bits, g->pack->words);
 }
 
 /* The units of a run that one barrier closes: [first, first + n). */
@@ -1054,10 +1055,6 @@ static void count_file_live(unsigned c) {
     }
   }
   mu_class_unlock(c);
-  for (uint32_t n = 1; n < mu_file_top(); n++) {
-    struct mu_file_record *r = mu_file_at(n);
-    if (r->size_class == c) r->most_live = (uint32_t)mu_max(r->most_live, r->live);
-  }
 }
 
 /* Files of which less than half is live, and that have lost a third of what they held, are to be emptied. Returns
@@ -1069,7 +1066,7 @@ static bool choose_victims(unsigned c) {
     struct mu_file_record *r = mu_file_at(n);
     uint64_t held = atomic_load_explicit(&r->pages, memory_order_relaxed), live = r->live;
     r->victim = r->size_class == c && held && atomic_load_explicit(&r->refs, memory_order_relaxed) &&
-                live * mu_classes[c].size * 2 < held << mu_arena.page_shift && live * 3 < (uint64_t)r->most_live * 2;
+                live * mu_classes[c].size * 2 < held << mu_arena.page_shift && live * 3 < (uint64_t)r->once_live * 2;
     any |= r->victim;
   }
   return any;
@@ -1102,7 +1099,7 @@ static uint32_t runs_to_mesh_again(unsigned c, unsigned unit_pages, uint32_t *ru
 static void note_tried(void) {
   for (uint32_t n = 1; n < mu_file_top(); n++) {
     struct mu_file_record *r = mu_file_at(n);
-    if (r->victim && mu_file_units(r)) r->most_live = r->live;
+    if (r->victim && mu_file_units(r)) r->once_live = r->live;
   }
 }
 

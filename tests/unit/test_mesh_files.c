@@ -31,7 +31,7 @@ Test(mesh_files, a_new_record_is_open_and_empty) {
   cr_assert(n >= 1 && n < mu_file_top());
   cr_assert_eq(r->size_class, 5);
   cr_assert_eq(r->unit_pages, 32);
-  cr_assert(r->open && !r->victim && !r->most_live && !r->live);
+  cr_assert(r->open && !r->victim && !r->once_live && !r->live);
   cr_assert_eq(mu_file_units(r), 0);
   cr_assert_eq(pages(), 0);
 }
