@@ -213,8 +213,27 @@ static uint64_t best_fit(struct plan *p, const uint64_t *bits) {
   return best || !few ? best : best_in_window(p->s, bits, p->first, p->end, 0);
 }
 
+static bool has_room(const struct plan *p, uint32_t unit, uint32_t packed) {
+  const struct mu_mesh_search *s = p->s;
+  return packed >= p->first && packed < p->end && s->packed_live[packed] &&
+         !overlap(packed_bits(s, packed), unit_bits(s, unit), s->words);
+}
+
+/* Where the unit's mapping would be one with that of a unit next to it; or MU_UNIT_STAYS. */
+static uint32_t find_beside(const struct plan *p, uint32_t unit) {
+  const struct mu_mesh_search *s = p->s;
+  uint32_t u = unit % s->units_per_run;
+  uint32_t before = u ? s->choice[unit - 1] : MU_UNIT_STAYS;
+  uint32_t after = u + 1 < s->units_per_run ? s->choice[unit + 1] : MU_UNIT_STAYS;
+  if (before != MU_UNIT_STAYS && has_room(p, unit, before + 1)) return before + 1;
+  if (after != MU_UNIT_STAYS && has_room(p, unit, after - 1)) return after - 1;
+  return MU_UNIT_STAYS;
+}
+
 /* A packed unit with room, or MU_UNIT_STAYS. */
 static uint32_t find_room(struct plan *p, uint32_t unit) {
+  uint32_t beside = find_beside(p, unit);
+  if (beside != MU_UNIT_STAYS) return beside;
   uint64_t best = best_fit(p, unit_bits(p->s, unit));
   return best ? (uint32_t)best : MU_UNIT_STAYS;
 }
