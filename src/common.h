@@ -10,7 +10,8 @@
 
 #define MU_LIKELY(x)    __builtin_expect(!!(x), 1)
 #define MU_UNLIKELY(x)  __builtin_expect(!!(x), 0)
-#define MU_NOINLINE     __attribute__((noinline, cold))
+#define MU_NOINLINE     __attribute__((noinline))
+#define MU_COLD         __attribute__((noinline, cold)) /* and optimized for size */
 #define MU_EXPORT       __attribute__((visibility("default")))
 #define MU_INITIAL_EXEC __attribute__((tls_model("initial-exec")))
 

@@ -11,7 +11,7 @@
 #include <errno.h>
 #include <string.h>
 
-static MU_NOINLINE void *out_of_memory(void) {
+static MU_COLD void *out_of_memory(void) {
   errno = ENOMEM;
   return NULL;
 }
@@ -38,13 +38,21 @@ static MU_NOINLINE void *malloc_slow(size_t size, bool *zeroed) {
   return mu_unmarked(slot);
 }
 
-/* The fast way, or NULL. Before the heap is made, the table says class 0, which never has anything. */
+/* The fast way, or NULL: before the thread has a heap, its vectors are empty, and the table says class 0, which never
+ * has anything. */
 static inline void *malloc_fast(size_t size) {
   return size <= MU_TABLE_MAX ? mu_vector_pop(mu_vector_of(mu_class_table[(size + 15) >> 4])) : NULL;
 }
 
+static MU_NOINLINE void *malloc_medium(size_t size) {
+  bool zeroed;
+  void *slot = size <= MU_MAX_SMALL ? mu_vector_pop(mu_vector_of(mu_class_of_medium(size))) : NULL;
+  return MU_LIKELY(slot != NULL) ? mu_unmarked(slot) : malloc_slow(size, &zeroed);
+}
+
 void *mu_malloc(size_t size) {
   bool zeroed;
+  if (MU_UNLIKELY(size > MU_TABLE_MAX)) return malloc_medium(size);
   void *p = malloc_fast(size);
   return MU_LIKELY(p != NULL) ? p : malloc_slow(size, &zeroed);
 }

@@ -298,8 +298,13 @@ uint32_t mu_claim(unsigned c, void **out, uint32_t n, uint64_t *rng, bool *grown
 
 /* ---- give back --------------------------------------------------------------------------------------------------- */
 
-static MU_NOINLINE void misuse(const struct mu_place *at, const void *p) {
-  mu_die(at->exact ? "free(%p): double free" : "free(%p): not the start of an allocation", p);
+static MU_COLD void misuse(const struct mu_run *run, const void *p) {
+  bool exact = mu_place_of(run, p).exact;
+  mu_die(exact ? "free(%p): double free" : "free(%p): not the start of an allocation", p);
+}
+
+static inline struct mu_mini_heap *mini_heap_in(const struct mu_run *run, const struct mu_size_class *k, size_t page) {
+  return (struct mu_mini_heap *)(void *)(run->spans + ((page % MU_RUN_PAGES) >> k->span_shift) * k->meta);
 }
 
 static MU_NOINLINE void last_slot_gone(struct mu_class_heap *h, uint32_t r, struct mu_mini_heap *span) {
@@ -309,17 +314,24 @@ static MU_NOINLINE void last_slot_gone(struct mu_class_heap *h, uint32_t r, stru
 }
 
 static void give_back_one(struct mu_class_heap *h, const struct mu_size_class *k, void *p) {
-  uint32_t r = (uint32_t)(mu_page_of(p) / MU_RUN_PAGES);
+  size_t offset = (size_t)((char *)p - mu_arena.base), page = offset >> mu_arena.page_shift;
+  uint32_t r = (uint32_t)(page / MU_RUN_PAGES);
   struct mu_run *run = &mu_arena.runs[r];
-  struct mu_place at = mu_place_of(run, p);
-  if (MU_UNLIKELY(!at.exact || !mu_bit(at.span->bitmap, at.slot))) misuse(&at, p);
-  mu_bit_clear(at.span->bitmap, at.slot);
-  at.span->live--;
+  struct mu_mini_heap *span = mini_heap_in(run, k, page);
+  offset &= ((size_t)k->span_pages << mu_arena.page_shift) - 1;
+  uint32_t slot = mu_slot_of(k, offset);
+  if (MU_UNLIKELY(!mu_starts_slot(k, offset) || slot >= k->slots || !mu_bit(span->bitmap, slot))) misuse(run, p);
+  mu_bit_clear(span->bitmap, slot);
+  uint32_t live = --span->live;
   run->live--;
   h->live_slots--;
-  if (MU_UNLIKELY(at.span->state == MU_SPAN_MESHED)) h->meshed_slots--;
-  if (at.span->state == MU_SPAN_OPEN) rebin(h, k, at.page);
-  if (MU_UNLIKELY(at.span->live == 0)) last_slot_gone(h, r, at.span);
+  if (MU_UNLIKELY(span->state == MU_SPAN_MESHED)) h->meshed_slots--;
+  if (MU_UNLIKELY(live == 0)) {
+    if (span->state == MU_SPAN_OPEN) rebin(h, k, mu_span_page(run, page));
+    last_slot_gone(h, r, span);
+  } else if (span->state == MU_SPAN_OPEN && span->bin != live * k->bin_magic >> 24) {
+    rebin(h, k, mu_span_page(run, page));
+  }
 }
 
 static void give_back_locked(unsigned c, void *const *slots, uint32_t n) {
@@ -415,8 +427,11 @@ uint32_t mu_cache_trim(unsigned c, bool everything) {
 
 void mu_span_mark_aligned(const void *p) {
   struct mu_run *run = mu_run_of(mu_page_of(p));
+  uint8_t *flags = &mu_place_of(run, p).span->flags;
+  /* Without the lock: once set it stays set while a slot of the span is live, and this one is. */
+  if (__atomic_load_n(flags, __ATOMIC_RELAXED) & MU_MH_ALIGNED) return;
   mu_class_lock(run->size_class);
-  mu_place_of(run, p).span->flags |= MU_MH_ALIGNED;
+  *flags |= MU_MH_ALIGNED;
   mu_class_unlock(run->size_class);
 }
 

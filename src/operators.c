@@ -29,7 +29,7 @@ static void *allocate(size_t align, size_t size) {
 }
 
 /* new's loop: the new handler as long as there is one, then std::bad_alloc. */
-static MU_NOINLINE void *try_again(size_t align, size_t size, const void *caller) {
+static MU_COLD void *try_again(size_t align, size_t size, const void *caller) {
   get_new_handler get = (get_new_handler)runtime_function("_ZSt15get_new_handlerv", caller);
   new_handler handler;
   while (get && (handler = get())) {
@@ -43,8 +43,8 @@ static MU_NOINLINE void *try_again(size_t align, size_t size, const void *caller
 }
 
 /* C cannot catch what a new handler throws; the C++ runtime's own nothrow new calls ours and does. */
-static MU_NOINLINE void *try_again_nothrow(const char *name, size_t align, size_t size, const void *tag,
-                                           const void *caller) {
+static MU_COLD void *try_again_nothrow(const char *name, size_t align, size_t size, const void *tag,
+                                       const void *caller) {
   void *f = runtime_function(name, caller);
   if (!f) return NULL;
   return align ? ((void *(*)(size_t, size_t, const void *))f)(size, align, tag)
