@@ -363,8 +363,11 @@ class Program:
         return figures
 
     def _run(self):
+        """Samples SAMPLE_HZ times a second, less often where looking would take more than a twentieth of the time:
+        while the kernel walks a large process for us, that process cannot change its mappings."""
         count = 0
         while not self._stop.is_set():
+            began = time.monotonic()
             figures = self.sample()
             if figures is None and self.popen.poll() is not None:
                 return
@@ -376,8 +379,8 @@ class Program:
                     except OSError:
                         pass
             count += 1
-            next_at = self.start + count / SAMPLE_HZ
-            self._stop.wait(max(0.0, next_at - time.monotonic()))
+            now = time.monotonic()
+            self._stop.wait(max(0.0, self.start + count / SAMPLE_HZ - now, 20 * (now - began)))
 
     def end_sampling(self):
         self._stop.set()
