@@ -26,7 +26,16 @@ static void mark_process(void) {
   if (same_process) *same_process = 1;
 }
 
+/*
+ * libc's own lock of the list of streams, recursive, which its fork takes after our handlers. Who holds it may wait for
+ * a stream whose owner allocates (getline): so it comes before all locks of ours. Weak: only glibc has them.
+ */
+void _IO_list_lock(void) __attribute__((weak));
+void _IO_list_unlock(void) __attribute__((weak));
+void _IO_list_resetlock(void) __attribute__((weak));
+
 static void prepare(void) {
+  if (_IO_list_lock) _IO_list_lock();
   mu_pass_lock();
   mu_registry_lock();
   mu_global_lock_all();
@@ -43,6 +52,7 @@ static void release(void) {
 static void parent(void) {
   count_fork();
   release();
+  if (_IO_list_unlock) _IO_list_unlock();
 }
 
 /* Whoever held or waited for a lock does not exist here. */
@@ -56,7 +66,8 @@ static void renew_locks(void) {
 }
 
 static void child(void) {
-  release(); /* for the record of held locks */
+  release();                                    /* for the record of held locks */
+  if (_IO_list_resetlock) _IO_list_resetlock(); /* libc has done so only if there were several threads */
   count_fork();
   renew_locks();
   mu_mesher_forget();
