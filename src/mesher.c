@@ -275,11 +275,16 @@ static bool worth_a_try(void) {
   return true;
 }
 
-/* Slots that no thread needs are in nobody's way. */
+/* Slots that no thread needs are in nobody's way. Under the pass lock, as whatever the mesher changes: a raw fork waits
+ * for nothing else, and its child would go on with a class that is half changed. */
 static uint32_t trim_caches(bool everything) {
   uint32_t left = 0;
   for (unsigned c = 1; c < MU_CLASSES; c++)
-    if (mu_class_heaps[c].cache.count) left += mu_cache_trim(c, everything);
+    if (mu_class_heaps[c].cache.count) {
+      mu_pass_lock();
+      left += mu_cache_trim(c, everything);
+      mu_pass_unlock();
+    }
   return left;
 }
 

@@ -1119,10 +1119,17 @@ static size_t mesh_class_again(unsigned c, uint32_t *runs, uint32_t room, const 
   return saved;
 }
 
+/* A raw fork waits for the pass lock alone, and its child goes on with the class as it is then. */
+static void reap_runs(unsigned c) {
+  mu_pass_lock();
+  mu_reap_runs(c);
+  mu_pass_unlock();
+}
+
 size_t mu_pass_class(unsigned c, const struct mu_pass_policy *policy) {
   const struct mu_size_class *k = &mu_classes[c];
   struct mu_class_heap *h = &mu_class_heaps[c];
-  mu_reap_runs(c);
+  if (h->meshed_runs) reap_runs(c);
   mu_class_lock(c);
   uint32_t room = h->run_count;
   size_t free_slots = h->used_spans * k->slots - h->live_slots;
