@@ -166,10 +166,14 @@ static void hold_turn(uint32_t ticket, bool unlimited) {
   turn.held = true;
 }
 
+static bool is_to_stop(void) {
+  return atomic_load_explicit(&m.wanted, memory_order_relaxed) & WANT_STOP;
+}
+
 /* Somebody who asks for anything else waits as well, but for that: it is left to the main loop. */
 static bool wait_for_turn(void) {
   uint64_t end = mu_now_ns() + (uint64_t)TURN_WAIT_MS * 1000000;
-  while (mu_now_ns() < end) {
+  while (mu_now_ns() < end && !is_to_stop()) {
     uint32_t bell = atomic_load_explicit(&m.bell, memory_order_acquire);
     uint32_t asked = atomic_load_explicit(&m.asked, memory_order_acquire);
     if (asked != atomic_load_explicit(&m.answered, memory_order_relaxed)) {
@@ -191,10 +195,6 @@ static bool take_turn(void) {
   bool taken = wait_for_turn();
   atomic_store_explicit(&m.wants_turn, 0, memory_order_relaxed);
   return taken;
-}
-
-static bool is_to_stop(void) {
-  return atomic_load_explicit(&m.wanted, memory_order_relaxed) & WANT_STOP;
 }
 
 static bool may_go_on(void) {
@@ -530,12 +530,12 @@ size_t mu_mesher_purge(void) {
 
 /* False when there is none to stop. What it was asked and has not done is answered. */
 static bool begin_to_stop(void) {
-  for (;;) {
+  for (unsigned i = 0;; i++) {
     uint32_t state = RUNNING;
     if (atomic_compare_exchange_strong_explicit(&m.state, &state, STOPPING, memory_order_seq_cst, memory_order_seq_cst))
       return true;
     if (state == NOT_STARTED) return false;
-    mu_sys_call(MU_SYS_sched_yield, 0, 0, 0, 0, 0, 0); /* somebody else starts or stops it */
+    mu_wait_a_little(&m.state, state, i); /* somebody else starts or stops it, perhaps on this processor, less urgent */
   }
 }
 
