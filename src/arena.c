@@ -220,8 +220,8 @@ static void put_on(size_t page, size_t pages, enum mu_state state) {
 /* The free extent of this state that ends just before `page`, or MU_NO_PAGE. */
 static size_t before(size_t page, enum mu_state state) {
   struct mu_extent *last = mu_extent_at(page - 1);
-  size_t first = last->state == MU_EXTENT_TAIL ? page - last->pages : page - 1;
-  return mu_extent_at(first)->state == state ? first : MU_NO_PAGE;
+  size_t first = mu_extent_state(last) == MU_EXTENT_TAIL ? page - last->pages : page - 1;
+  return mu_extent_state(mu_extent_at(first)) == state ? first : MU_NO_PAGE;
 }
 
 static void insert_merged(size_t page, size_t pages, enum mu_state state) {
@@ -230,7 +230,7 @@ static void insert_merged(size_t page, size_t pages, enum mu_state state) {
     pages += take_off(left);
     page = left;
   }
-  if (right < x.top && mu_extent_at(right)->state == state) pages += take_off(right);
+  if (right < x.top && mu_extent_state(mu_extent_at(right)) == state) pages += take_off(right);
   put_on(page, pages, state);
 }
 
@@ -309,9 +309,10 @@ bool mu_extent_grow(size_t page, size_t pages, size_t more, bool *zeroed) {
     if (grown) x.top = next + more;
     *zeroed = true;
   } else if (next < x.top) {
-    struct mu_extent *m = mu_extent_at(next);
-    grown = (m->state == MU_EXTENT_CLEAN || m->state == MU_EXTENT_DIRTY) && m->pages >= more;
-    *zeroed = m->state == MU_EXTENT_CLEAN;
+    const struct mu_extent *m = mu_extent_at(next);
+    enum mu_state state = mu_extent_state(m);
+    grown = (state == MU_EXTENT_CLEAN || state == MU_EXTENT_DIRTY) && m->pages >= more;
+    *zeroed = state == MU_EXTENT_CLEAN;
     if (grown) carve(next, more, 1);
   }
   mu_lock_release(&mu_extent_lock);

@@ -57,6 +57,14 @@ static inline void *mu_page_address(size_t page) {
 static inline struct mu_extent *mu_extent_at(size_t page) {
   return &mu_arena.extents[page];
 }
+/* Who has an allocation writes its state without the extent lock; who holds that may look at it, as a neighbour, and
+ * whatever he sees is not free. */
+static inline enum mu_state mu_extent_state(const struct mu_extent *m) {
+  return (enum mu_state)__atomic_load_n(&m->state, __ATOMIC_RELAXED);
+}
+static inline void mu_extent_set_state(struct mu_extent *m, enum mu_state state) {
+  __atomic_store_n(&m->state, (uint8_t)state, __ATOMIC_RELAXED);
+}
 /* Bytes of the table of MiniHeaps of a run of the class. */
 static inline size_t mu_table_bytes(unsigned c) {
   return (size_t)mu_classes[c].meta * mu_classes[c].spans_per_run;

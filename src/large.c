@@ -2,7 +2,6 @@
 #include "src/large.h"
 #include "src/global_heap.h"
 #include "src/sys.h"
-#include <string.h>
 #include <sys/mman.h>
 
 #ifndef MREMAP_DONTUNMAP
@@ -16,7 +15,14 @@ static struct mu_extent *large_at(const void *p) {
   size_t page = mu_page_of(p);
   if (page >= mu_arena_limit() || mu_page_address(page) != p) return NULL;
   struct mu_extent *m = mu_extent_at(page);
-  return m->state == MU_LARGE ? m : NULL;
+  return mu_extent_state(m) == MU_LARGE ? m : NULL;
+}
+
+/* All of a record that is not free memory's: the rest stays blank. */
+static void note(struct mu_extent *m, enum mu_state state, size_t pages, bool moved) {
+  m->pages = (uint32_t)pages;
+  m->moved = moved;
+  mu_extent_set_state(m, state);
 }
 
 static void count(size_t pages, bool more) {
@@ -30,9 +36,7 @@ void *mu_large_alloc(size_t size, size_t align, bool *zeroed) {
   if (size > PTRDIFF_MAX || align > PTRDIFF_MAX) return NULL;
   size_t pages = mu_max(mu_pages_for(size), 1), page = mu_extent_alloc(pages, mu_max(mu_pages_for(align), 1), zeroed);
   if (!page) return NULL;
-  struct mu_extent *m = mu_extent_at(page);
-  m->pages = (uint32_t)pages;
-  m->state = MU_LARGE;
+  note(mu_extent_at(page), MU_LARGE, pages, false);
   count(pages, true);
   if (mu_on_growth) mu_on_growth();
   return mu_page_address(page);
@@ -50,7 +54,7 @@ bool mu_large_free(void *p) {
   if (!m) return false;
   size_t pages = m->pages;
   bool moved = m->moved;
-  memset(m, 0, sizeof *m);
+  note(m, MU_NONE, 0, false);
   give_up(mu_page_of(p), pages, moved);
   return true;
 }
@@ -81,11 +85,8 @@ static void *move(struct mu_extent *m, void *p, size_t pages) {
     return NULL;
   }
   bool was_moved = m->moved;
-  memset(m, 0, sizeof *m);
-  struct mu_extent *n = mu_extent_at(to);
-  n->pages = (uint32_t)pages;
-  n->moved = 1;
-  n->state = MU_LARGE;
+  note(m, MU_NONE, 0, false);
+  note(mu_extent_at(to), MU_LARGE, pages, true);
   count(pages - old, true);
   if (was_moved) mu_fresh_mapping(p, bytes);
   mu_extent_free(mu_page_of(p), old, true);
