@@ -317,6 +317,7 @@ static void give_back_one(struct mu_class_heap *h, const struct mu_size_class *k
   size_t offset = (size_t)((char *)p - mu_arena.base), page = offset >> mu_arena.page_shift;
   uint32_t r = (uint32_t)(page / MU_RUN_PAGES);
   struct mu_run *run = &mu_arena.runs[r];
+  if (MU_UNLIKELY(k != &mu_classes[run->size_class])) mu_die("free(%p): freed before its span went", p);
   struct mu_mini_heap *span = mini_heap_in(run, k, page);
   offset &= ((size_t)k->span_pages << mu_arena.page_shift) - 1;
   uint32_t slot = mu_slot_of(k, offset);
@@ -382,10 +383,14 @@ static bool all_are_slots(const struct mu_size_class *k, void *const *slots, uin
     for (uint32_t i = 0; i < n; i++) any |= (size_t)slots[i];
     return (any & (k->size - 1)) == 0;
   }
-  size_t within = ((size_t)k->span_pages << mu_arena.page_shift) - 1, base = (size_t)mu_arena.base;
+  size_t within = ((size_t)k->span_pages << mu_arena.page_shift) - 1, base = (size_t)mu_arena.base, last = 0;
   bool all = true;
-  for (uint32_t i = 0; i < n; i++) all &= mu_starts_slot(k, ((size_t)slots[i] - base) & within);
-  return all;
+  for (uint32_t i = 0; i < n; i++) {
+    size_t offset = ((size_t)slots[i] - base) & within;
+    all &= mu_starts_slot(k, offset);
+    last = mu_max(last, offset);
+  }
+  return all && last < (size_t)k->slots * k->size; /* the tail holds none */
 }
 
 void mu_put(unsigned c, void *const *slots, uint32_t n) {

@@ -82,6 +82,18 @@ static void misuse_unaligned(void) {
   for (size_t i = 257; i < SMALLS && env_flag("MESH_UFFD_TEST_LONG"); i++) free(objects[i]);
 }
 
+/* Behind the last whole object of a span, where the next would begin. */
+static void misuse_tail(void) {
+  enum { SIZE = 48, PAGE = 4096 };
+  static void *objects[SMALLS];
+  for (size_t i = 0; i < SMALLS; i++) CHECK((objects[i] = malloc(SIZE)));
+  uintptr_t span = (uintptr_t)objects[0] & ~(uintptr_t)(PAGE - 1);
+  char *p = opaque((char *)objects[0] + (span + PAGE / SIZE * SIZE - (uintptr_t)objects[0]));
+  announce(p);
+  free(p);
+  for (size_t i = 0; i < SMALLS; i++) free(objects[i]);
+}
+
 /* The control: nothing is wrong. */
 static void misuse_none(void) {
   static void *objects[SMALLS];
@@ -103,6 +115,7 @@ static const struct {
     {"double-free-large", misuse_double},
     {"realloc-freed-large", misuse_realloc_freed},
     {"free-unaligned-small", misuse_unaligned},
+    {"free-tail-of-span", misuse_tail},
 };
 
 int main(int argc, char **argv) {
