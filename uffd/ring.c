@@ -11,6 +11,8 @@
 #include "uffd/internal.h"
 #include <errno.h>
 #include <liburing.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
 
 enum { ENTRIES = 128, VECTOR = 512, PATIENCE_S = 2 };
 
@@ -217,7 +219,23 @@ static bool drop_batch(const struct mu_range *ranges, size_t n) {
   return all;
 }
 
+/* Memory that was dropped is handed out as zeros. An emulator may accept the call and do nothing (QEMU before 7.1). */
+static bool dropping_clears(void) {
+  static enum { UNKNOWN, CLEARS, KEEPS } known;
+  size_t size = getauxval(AT_PAGESZ);
+  int err;
+  if (known != UNKNOWN) return known == CLEARS;
+  _Atomic char *page = mu_mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0, &err);
+  if (!page) return false;
+  atomic_store_explicit(page, 1, memory_order_relaxed);
+  if (mu_madvise(page, size, MADV_DONTNEED) == 0)
+    known = atomic_load_explicit(page, memory_order_relaxed) ? KEEPS : CLEARS;
+  mu_munmap(page, size);
+  return known == CLEARS;
+}
+
 bool mu_drop(const struct mu_range *ranges, size_t n) {
+  if (!dropping_clears()) return false;
   bool all = true;
   for (size_t i = 0; i < n; i += VECTOR) all &= drop_batch(ranges + i, mu_min(n - i, VECTOR));
   return all;
