@@ -23,7 +23,7 @@ static MU_NOINLINE void *large(size_t size, size_t align, bool *zeroed) {
 
 /* A slot of the class, perhaps marked (mu_is_fresh). */
 static void *slot_of(unsigned c) {
-  void *p = mu_vector_pop(&mu_tlh->vectors[c]);
+  void *p = mu_vector_pop(&mu_own_heap->vectors[c]);
   if (!p) p = mu_malloc_refill(c);
   return p ? p : out_of_memory();
 }
@@ -69,7 +69,7 @@ static MU_NOINLINE void free_slow(void *p) {
   if (page >= mu_arena_limit()) mu_die("free(%p): not an allocation of this allocator", p);
   const struct mu_run *run = mu_run_of(page);
   unsigned c = mu_arena.page_map[page];
-  if (c && freed_last(&mu_tlh->vectors[c], p)) mu_die("free(%p): double free", p);
+  if (c && freed_last(&mu_own_heap->vectors[c], p)) mu_die("free(%p): double free", p);
   if (c)
     mu_free_overflow(p, c);
   else if (run->in_use)

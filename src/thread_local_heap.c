@@ -14,7 +14,10 @@ enum { FIRST_BATCH = 8 };
 static struct mu_thread_local_heap empty_heap;
 /* A thread that has ended (its key's destructor has run) and still calls: served slot by slot, keeping nothing. */
 static struct mu_thread_local_heap ended_heap;
-__thread MU_INITIAL_EXEC struct mu_thread_local_heap *mu_tlh = &empty_heap;
+/* What the fast ways find instead of a thread's own heap while every call is to be seen. */
+static struct mu_thread_local_heap watched_heap;
+static bool watched;
+__thread MU_INITIAL_EXEC struct mu_thread_local_heap *mu_tlh = &empty_heap, *mu_own_heap = &empty_heap;
 
 static struct {
   struct mu_lock lock;
@@ -85,8 +88,23 @@ static void flush(struct mu_thread_local_heap *t, void (*give)(unsigned, void *c
   }
 }
 
+/* Whether the calling thread has a heap of its own. */
+static bool has_heap(void) {
+  return mu_own_heap != &empty_heap && mu_own_heap != &ended_heap;
+}
+
+static void set_heap(struct mu_thread_local_heap *t) {
+  mu_own_heap = t;
+  mu_tlh = watched ? &watched_heap : t;
+}
+
+void mu_watch_calls(void) {
+  watched = true;
+  set_heap(mu_own_heap);
+}
+
 void mu_thread_flush(void) {
-  if (mu_tlh != &empty_heap && mu_tlh != &ended_heap) flush(mu_tlh, mu_give_back);
+  if (has_heap()) flush(mu_own_heap, mu_give_back);
 }
 
 static void retire(struct mu_thread_local_heap *t) {
@@ -103,7 +121,7 @@ static void retire(struct mu_thread_local_heap *t) {
 
 static void thread_ended(void *heap) {
   struct mu_thread_local_heap *t = heap;
-  mu_tlh = &ended_heap;
+  set_heap(&ended_heap);
   flush(t, mu_put);
   retire(t);
   mu_note_activity();
@@ -111,12 +129,12 @@ static void thread_ended(void *heap) {
 
 /* False when the thread must do without a heap of its own. */
 static bool thread_started(void) {
-  if (mu_tlh == &ended_heap || !heap_ready()) return false;
+  if (mu_own_heap == &ended_heap || !heap_ready()) return false;
   struct mu_thread_local_heap *t = take_heap();
   if (!t) return false;
   for (unsigned c = 1; c < MU_CLASSES; c++) t->vectors[c].batch = (uint32_t)mu_min(FIRST_BATCH, mu_classes[c].batch);
-  mu_tlh = t;
-  /* The destructor runs when the thread ends. May allocate: mu_tlh is set, so that is an ordinary call. */
+  set_heap(t);
+  /* The destructor runs when the thread ends. May allocate: the heap is set, so that is an ordinary call. */
   if (registry.key_ready) pthread_setspecific(registry.key, t);
   return true;
 }
@@ -124,7 +142,7 @@ static bool thread_started(void) {
 void mu_threads_init(void) {
   registry.key_ready = pthread_key_create(&registry.key, thread_ended) == 0;
   /* Threads that allocated before now: only the one that runs constructors. */
-  if (registry.key_ready && mu_tlh != &empty_heap && mu_tlh != &ended_heap) pthread_setspecific(registry.key, mu_tlh);
+  if (registry.key_ready && has_heap()) pthread_setspecific(registry.key, mu_own_heap);
 }
 
 /* A thread without a heap of its own takes slot by slot. */
@@ -139,13 +157,13 @@ static void *claim_one(unsigned c) {
 
 void *mu_malloc_refill(unsigned c) {
   mu_check_forked();
-  if (MU_UNLIKELY(mu_tlh == &empty_heap || mu_tlh == &ended_heap) && !thread_started()) return claim_one(c);
-  struct mu_shuffle_vector *v = &mu_tlh->vectors[c];
+  if (MU_UNLIKELY(!has_heap()) && !thread_started()) return claim_one(c);
+  struct mu_shuffle_vector *v = &mu_own_heap->vectors[c];
   void *p = mu_vector_pop(v); /* a thread's start may have allocated, and filled it */
   if (p) return p;
   bool grown;
   uint32_t most = mu_classes[c].cap / 2U, batch = v->batch;
-  v->top = v->bottom + mu_take(c, v->bottom, most, batch, &mu_tlh->rng, &grown);
+  v->top = v->bottom + mu_take(c, v->bottom, most, batch, &mu_own_heap->rng, &grown);
   v->batch = (uint32_t)mu_min(batch * 2, mu_classes[c].batch);
   p = mu_vector_pop(v);
   /* Only now that the vector is whole again: what is called may allocate. */
@@ -155,9 +173,8 @@ void *mu_malloc_refill(unsigned c) {
 
 void mu_free_overflow(void *p, unsigned c) {
   mu_check_forked();
-  struct mu_thread_local_heap *t = mu_tlh;
-  if (t == &empty_heap) thread_started();
-  t = mu_tlh;
+  if (mu_own_heap == &empty_heap) thread_started();
+  struct mu_thread_local_heap *t = mu_own_heap;
   struct mu_shuffle_vector *v = &t->vectors[c];
   if (mu_vector_push(v, p)) return;
   if (v->end == v->bottom) {
@@ -189,7 +206,7 @@ void mu_registry_forget_others(void) {
   struct mu_thread_local_heap *t = registry.in_use, *next;
   for (; t; t = next) {
     next = t->next;
-    if (t == mu_tlh) continue;
+    if (t == mu_own_heap) continue;
     for (unsigned c = 1; c < MU_CLASSES; c++) t->vectors[c].top = t->vectors[c].bottom;
     retire(t);
   }

@@ -26,6 +26,11 @@ struct mu_thread_local_heap {
 /* Never NULL: a thread that has no heap yet, or none any more, has the empty one, whose vectors send both malloc and
  * free the slow way. */
 extern __thread MU_INITIAL_EXEC struct mu_thread_local_heap *mu_tlh;
+/* The same for the slow ways: differs while every call is to be seen. */
+extern __thread MU_INITIAL_EXEC struct mu_thread_local_heap *mu_own_heap;
+
+/* From now on every malloc and free of all threads goes the slow way. Once, before there are other threads. */
+void mu_watch_calls(void);
 
 /* Registers the fork handlers and the thread-exit key. Once, after libc is up. */
 void mu_threads_init(void);

@@ -90,6 +90,38 @@ Test(thread_local_heap, nobody_has_a_heap_before_the_first_call) {
   }
 }
 
+/* malloc and free as entry.c has them: the fast way, then the slow one. */
+static void *watched_get(unsigned c) {
+  cr_assert_null(mu_vector_pop(mu_vector_of(c)), "class %u: the fast way must have nothing", c);
+  return mu_unmarked(mu_malloc_refill(c));
+}
+
+static void *watched_thread(void *unused) {
+  (void)unused;
+  return watched_get(4);
+}
+
+Test(thread_local_heap, while_calls_are_watched_all_take_the_slow_way) {
+  void *before = get(4);
+  mu_watch_calls();
+  for (unsigned c = 1; c < MU_CLASSES; c++) {
+    void *p = watched_get(c);
+    CHECK(p, "class %u", c);
+    CHECK(!mu_vector_push_new(mu_vector_of(c), p), "class %u", c);
+    mu_free_overflow(p, c);
+    CHECK(watched_get(c) == p, "class %u: the thread's own heap must keep what it freed", c);
+  }
+  CHECK(!mu_vector_push_new(mu_vector_of(4), before), "what was there before");
+  mu_free_overflow(before, 4);
+  pthread_t thread;
+  void *other = NULL;
+  cr_assert_eq(pthread_create(&thread, NULL, watched_thread, NULL), 0);
+  pthread_join(thread, &other);
+  cr_assert(other);
+  mu_thread_flush();
+  validate();
+}
+
 Test(thread_local_heap, vectors_stand_side_by_side) {
   get(1);
   void **at = mu_tlh->slots;
