@@ -115,6 +115,7 @@ static void read_run(struct reader *r, size_t page) {
 
 static const struct mu_extent *extent_at(struct reader *r, size_t page) {
   static const struct mu_extent none;
+  if (page % RUN == 0 || page % RUN == RUN - 1) return &r->runs[page / RUN].edges[page % RUN != 0];
   if (page < r->block_at || page >= r->block_at + BLOCK) {
     size_t n = r->pages - page < BLOCK ? r->pages - page : BLOCK;
     r->block_at = page;

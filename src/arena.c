@@ -319,9 +319,9 @@ bool mu_extent_grow(size_t page, size_t pages, size_t more, bool *zeroed) {
   return grown;
 }
 
-/* Metadata of the whole runs in a dropped range goes back with them, but for the entries at its ends. */
+/* Metadata of what lies inside of a dropped range goes back with it: entries that are blank. */
 static void drop_metadata(size_t page, size_t pages, mu_drop_fn drop) {
-  char *from = (char *)mu_extent_at(page + 1), *to = (char *)mu_extent_at(page + pages - 1);
+  char *from = (char *)&mu_arena.extents[page + 1], *to = (char *)&mu_arena.extents[page + pages - 1];
   from = (char *)mu_round_up((uintptr_t)from, mu_arena.page_size);
   to = (char *)mu_round_down((uintptr_t)to, mu_arena.page_size);
   if (to > from) drop(from, (size_t)(to - from));

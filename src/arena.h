@@ -9,6 +9,7 @@
 #include "src/lock.h"
 #include "src/mini_heap.h"
 #include "src/size_class.h"
+#include <string.h>
 
 /* What is known of a run. Under the lock of its class, but for state and size_class, which are stable while any object
  * of it is live. */
@@ -29,15 +30,18 @@ struct mu_run {
   uint32_t forks;      /* mu_forks when its pages were last known to be this process's alone */
   uint32_t reserved;
   uint64_t fresh; /* a run that is one span: slots whose memory nobody has had since the kernel made it */
+  uint64_t unused;
+  /* Records of the extents that begin at its first page and end at its last, as most do. Under the extent lock. */
+  struct mu_extent edges[2];
 };
-_Static_assert(sizeof(struct mu_run) == 56, "what one run costs beside its MiniHeaps");
+_Static_assert(sizeof(struct mu_run) == 128, "what one run costs beside its MiniHeaps; half of it is for extents");
 
 struct mu_arena {
   char *base;
   _Atomic size_t limit; /* pages below this have their page map and tables; grows only */
   unsigned page_shift;
   uint8_t *page_map;
-  struct mu_extent *extents; /* by page number */
+  struct mu_extent *extents; /* by page number; those of the first and the last page of a run are with the run */
   char *span_tables;         /* region for the MiniHeaps of runs */
   size_t span_tables_bytes;
   struct mu_run *runs;
@@ -55,7 +59,14 @@ static inline void *mu_page_address(size_t page) {
   return mu_arena.base + (page << mu_arena.page_shift);
 }
 static inline struct mu_extent *mu_extent_at(size_t page) {
+  size_t in_run = page % MU_RUN_PAGES;
+  if (in_run == 0) return &mu_arena.runs[page / MU_RUN_PAGES].edges[0];
+  if (in_run == MU_RUN_PAGES - 1) return &mu_arena.runs[page / MU_RUN_PAGES].edges[1];
   return &mu_arena.extents[page];
+}
+/* A run's record as it is made, but for the extents' part, which is not its own. */
+static inline void mu_run_clear(struct mu_run *run) {
+  memset(run, 0, offsetof(struct mu_run, edges));
 }
 /* Who has an allocation writes its state without the extent lock; who holds that may look at it, as a neighbour, and
  * whatever he sees is not free. */

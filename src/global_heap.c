@@ -141,11 +141,11 @@ static bool run_create(struct mu_class_heap *h, unsigned c) {
     mu_extent_free(page, MU_RUN_PAGES, zeroed);
     return false;
   }
-  *run = (struct mu_run){.spans = spans,
-                         .in_use = 1,
-                         .size_class = (uint8_t)c,
-                         .stamp = tick_now(),
-                         .forks = zeroed ? atomic_load_explicit(&mu_forks, memory_order_relaxed) : UINT32_MAX};
+  run->spans = spans;
+  run->in_use = 1;
+  run->size_class = (uint8_t)c;
+  run->stamp = tick_now();
+  run->forks = zeroed ? atomic_load_explicit(&mu_forks, memory_order_relaxed) : UINT32_MAX;
   for (size_t at = page + MU_RUN_PAGES; at > page;) {
     at -= k->span_pages;
     struct mu_mini_heap *span = mu_mini_heap(at);
@@ -192,7 +192,7 @@ static bool run_destroy(struct mu_class_heap *h, uint32_t r) {
   if (was_meshed) h->meshed_runs--;
   if (run->mappings) atomic_fetch_sub_explicit(&mu_mesh_mappings, run->mappings, memory_order_relaxed);
   mu_span_table_free(run->size_class, run->spans);
-  memset(run, 0, sizeof *run);
+  mu_run_clear(run);
   mu_extent_free(page, MU_RUN_PAGES, was_meshed || !touched);
   return true;
 }

@@ -11,7 +11,7 @@
  * Invariant, checked by the validator: live == popcount(bitmap); bits past the class's slots are clear.
  *
  * An extent is a range of free pages, or one large allocation; its record is kept for its first page (and, if it is
- * free, its last) in a table by page number.
+ * free, its last): with the run whose first or last page that is, else in a table by page number.
  */
 #ifndef MU_MINI_HEAP_H
 #define MU_MINI_HEAP_H

@@ -44,6 +44,7 @@ class Heap:
         self.extent_type, self.extent = fields("struct mu_extent")
         self.runs_raw = read(int(arena["runs"]), self.pages // self.run_pages * self.run_type.sizeof)
         self.extents = int(arena["extents"])
+        self.edges = next(f.bitpos // 8 for f in self.run_type.fields() if f.name == "edges")
         self.classes = gdb.parse_and_eval("mu_classes")
         self.heaps = gdb.parse_and_eval("mu_class_heaps")
         self.class_count = int(gdb.parse_and_eval("MU_CLASSES"))
@@ -82,8 +83,12 @@ class Heap:
         return (address - self.base) >> self.shift
 
     def extent_record(self, page):
-        size = self.extent_type.sizeof
-        raw = read(self.extents + page * size, size)
+        size, in_run = self.extent_type.sizeof, page % self.run_pages
+        if in_run in (0, self.run_pages - 1):  # with the run's record
+            start = page // self.run_pages * self.run_type.sizeof + self.edges + (size if in_run else 0)
+            raw = self.runs_raw[start:start + size]
+        else:
+            raw = read(self.extents + page * size, size)
         return {k: word(self.extent, k, raw) for k in ("pages", "state")}
 
     def state(self, number):

@@ -205,8 +205,8 @@ static bool drop_and_note(void *start, size_t len) {
     dropped.pages = len >> mu_arena.page_shift;
   } else {
     /* Metadata: entries of that extent alone, and neither its first nor its last. */
-    CHECK((char *)start >= (char *)mu_extent_at(dropped.page + 1), "too early");
-    CHECK((char *)start + len <= (char *)mu_extent_at(dropped.page + dropped.pages - 1), "too late");
+    CHECK((char *)start >= (char *)&mu_arena.extents[dropped.page + 1], "too early");
+    CHECK((char *)start + len <= (char *)&mu_arena.extents[dropped.page + dropped.pages - 1], "too late");
     dropped.table_bytes += len;
   }
   return drop_for_real(start, len);
