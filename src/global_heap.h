@@ -7,6 +7,7 @@
 #define MU_GLOBAL_HEAP_H
 
 #include "src/arena.h"
+#include "src/options.h"
 
 /* Open spans with room, by eighths of occupancy; then empty ones that may be resident, newest first; then those that
  * are not. */
@@ -154,7 +155,8 @@ void mu_global_lock_all(void);
 void mu_global_unlock_all(void);
 void mu_global_renew_locks(void);
 
-/* Called, without locks, when the heap has grown by a run: the mesher may start. Set once. */
+/* Called, without locks, when the heap has grown by a run (for tests, by MESH_UFFD_TEST_EAGER: at each claim): the
+ * mesher may start. Set once. */
 extern void (*mu_on_growth)(void);
 /* Set while the mesher sleeps until something changes; then mu_on_activity is called, without locks. */
 extern _Atomic uint32_t mu_mesher_listens;
@@ -165,7 +167,7 @@ static inline void mu_note_activity(void) {
 /* May allocate, and come here again. */
 static inline void mu_after_claim(bool grown) {
   mu_note_activity();
-  if (MU_UNLIKELY(grown) && mu_on_growth) mu_on_growth();
+  if (MU_UNLIKELY(grown | mu_options.eager) && mu_on_growth) mu_on_growth();
 }
 
 #endif

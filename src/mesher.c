@@ -261,8 +261,8 @@ static size_t might_give_back(void) {
 
 /* What did not pay is tried again later and later, unless there is more to gain by now. */
 static bool worth_a_try(void) {
-  size_t bytes = might_give_back();
-  if (bytes >> mu_arena.page_shift < MIN_PAGES_A_PLAN) {
+  size_t bytes = might_give_back(), least = mu_options.eager ? 1 : MIN_PAGES_A_PLAN;
+  if (bytes >> mu_arena.page_shift < least) {
     m.rest = m.pause = 0; /* there is nothing to wait for */
     return false;
   }
@@ -485,7 +485,8 @@ void mu_mesher_init(void) {
   m.pid = mu_pid();
   mu_on_activity = activity;
   mu_on_growth = grown;
-  grown();
+  /* Not before the program allocates: who brings a malloc of its own, and counts its threads, gets none of ours. */
+  if (!mu_options.eager) grown();
   if (!mu_options.drop_caps) return;
   start();
   if (is_running()) request(WANT_ENGINE);

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # needs: gcc g++
 # limit: 600
+# program: cc1|cc1plus|as|collect2|ld.*|clang.*
+# shows: the assembly of this project's sources, by gcc and by clang, equals that without the library
 # compare
 # subset
 # The project's own sources: what comes out must be what comes out without the library.

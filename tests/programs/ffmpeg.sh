@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # needs: ffmpeg
 # limit: 240
+# program: ffmpeg
+# shows: frames and files equal those without the library
 # may not mesh
 # compare
 set -eu

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # needs: gdb gcc
 # limit: 180
+# program: gdb
+# shows: values, a call stack and a disassembly equal those without the library
 # may not mesh
 # compare
 # The debugger under the library, of a program under it.

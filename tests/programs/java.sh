@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # needs: java javac
 # limit: 240
+# several threads
+# program: java|javac
+# shows: sums over direct buffers, zipped and unzipped data equal those without the library
 # compare
 # The compiler, the collector and class loading use malloc; so do direct buffers and zip.
 set -eu

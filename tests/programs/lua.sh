@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # needs: lua5.4
 # limit: 120
+# program: lua.*
+# shows: sums over tables and coroutines equal those without the library
 # compare
 set -eu
 lua5.4 -e '

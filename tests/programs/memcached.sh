@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # needs: memcached memcslap python3
 # limit: 120
+# several threads
+# program: memcached
+# shows: each value read back over eight connections is the last one written
 # may not mesh
 # A load, and values that are written and read back over eight connections. Its slabs are large blocks: there is little
 # to mesh.

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # needs: node
 # limit: 180
+# several threads
+# program: node|nodejs
+# shows: digests over Buffers, by five threads, equal those without the library
 # compare
 # may not mesh
 # JavaScript's own heap is V8's; Buffers, workers, compression, child processes and the parser use malloc.

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # needs: perl
 # limit: 120
+# program: perl.*
+# shows: sums over hashes, in forked children too, equal those without the library
 # compare
 set -eu
 export PERL_HASH_SEED=0

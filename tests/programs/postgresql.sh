@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 # needs: /usr/lib/postgresql/*/bin/initdb pgbench setpriv
 # limit: 300
-# may not mesh
+# program: postgres
+# shows: the four sums that each transaction of pgbench keeps equal; queries; statements prepared before
+# best tier
 # initdb, pgbench, and the sums that every transaction keeps equal. Refuses to run as root: then as nobody, with the
-# capability that userfaultfd needs.
+# capability that userfaultfd needs. Its contexts take blocks of 1 KiB and more, which are meshed in the best tier alone:
+# thousands of prepared statements, of which most go again.
 set -eu
 if [ "$(id -u)" = 0 ]; then
   exec setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=+sys_ptrace --ambient-caps=+sys_ptrace \
@@ -28,6 +31,14 @@ DO \$\$ DECLARE a jsonb := '[]'; BEGIN FOR i IN 1..1500 LOOP a := a || to_jsonb(
   RAISE NOTICE '%', jsonb_array_length(a); END \$\$;
 VACUUM FULL t;
 SQL
+psql -qAt -v ON_ERROR_STOP=1 >prepared <<SQL
+DO \$\$ BEGIN FOR i IN 1..4000 LOOP EXECUTE format('PREPARE p%s(int) AS SELECT %s * \$1', i, i); END LOOP; END \$\$;
+DO \$\$ BEGIN FOR i IN 1..4000 LOOP IF i % 13 <> 0 THEN EXECUTE format('DEALLOCATE p%s', i); END IF; END LOOP; END \$\$;
+SELECT pg_sleep(1);
+EXECUTE p13(2); EXECUTE p1300(3); EXECUTE p3991(1);
+SELECT count(*) FROM pg_prepared_statements;
+SQL
+[ "$(echo $(cat prepared))" = '26 3900 3991 307' ] || { cat prepared >&2; exit 1; }
 sums=$(psql -qAt -c 'SELECT (SELECT sum(abalance) FROM pgbench_accounts), (SELECT sum(bbalance) FROM pgbench_branches),
   (SELECT sum(tbalance) FROM pgbench_tellers), (SELECT sum(delta) FROM pgbench_history)')
 echo "$sums"

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # needs: python3 /usr/lib/python3*/test/test_subprocess.py
 # limit: 1500
+# several threads
+# program: python.*
+# shows: CPython's own tests
 # subset
 # CPython's own tests of memory, threads, processes, ctypes and asyncio, every object by malloc. What fails is run once
 # more without the library: what fails there too is not counted.

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # needs: ruby
 # limit: 120
+# several threads
+# program: ruby.*
+# shows: sums and a digest of a table, in a forked child too, equal those without the library
 # compare
 set -eu
 ruby -e '

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # needs: sqlite3
 # limit: 120
+# program: sqlite3
+# shows: queries, the integrity check and the whole dump equal those without the library
 # compare
 # subset
 set -eu

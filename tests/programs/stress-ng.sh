@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # needs: stress-ng
 # limit: 300
+# program: stress-ng
+# shows: what its stressors of memory wrote, which they check
 # may not mesh
 # Its stressors of malloc, and of what works on memory beside it; each checks what it wrote.
 set -eu

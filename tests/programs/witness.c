@@ -1,29 +1,34 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Preloaded beside the library: as a process ends it appends a line to the file that WITNESS_FILE names, with what the
- * library says of itself: "tier passes meshes faults". So a test knows that memory was really meshed under a program.
+ * library says of itself: "tier passes meshes faults program". So a test knows that memory was really meshed under the
+ * program that it is about.
  */
 #include "../../include/mesh-uffd.h"
 
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
-static char name[4096];
+static char name[4096], program[4096];
 
-/* Some programs write over their environment. */
+/* Some programs write over their environment and their arguments. */
 __attribute__((constructor)) static void swear_in(void) {
   const char *text = getenv("WITNESS_FILE");
   if (text) snprintf(name, sizeof name, "%s", text);
+  ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
+  program[n < 0 ? 0 : n] = 0;
 }
 
 __attribute__((destructor)) static void testify(void) {
   struct mesh_uffd_stats s = {.size = sizeof s};
-  char line[128];
+  char line[256];
+  const char *slash = strrchr(program, '/');
   if (!*name || mesh_uffd_get_stats(&s)) return;
-  int n = snprintf(line, sizeof line, "%u %llu %llu %llu\n", s.tier, (unsigned long long)s.passes,
-                   (unsigned long long)s.meshes, (unsigned long long)s.faults);
+  int n = snprintf(line, sizeof line, "%u %llu %llu %llu %.100s\n", s.tier, (unsigned long long)s.passes,
+                   (unsigned long long)s.meshes, (unsigned long long)s.faults, slash ? slash + 1 : "?");
   int fd = open(name, O_WRONLY | O_APPEND | O_CLOEXEC);
   if (fd < 0) return;
   ssize_t written = write(fd, line, (size_t)n);
