@@ -170,6 +170,16 @@ static void age_insert(size_t page) {
   x.newest = (uint32_t)page;
 }
 
+/* The rest of the oldest one: its stamp stays. */
+static void age_insert_oldest(size_t page, uint32_t stamp) {
+  struct mu_extent *m = mu_extent_at(page);
+  m->stamp = stamp;
+  m->newer = x.oldest;
+  m->older = MU_NO_PAGE;
+  *(x.oldest ? &mu_extent_at(x.oldest)->older : &x.newest) = (uint32_t)page;
+  x.oldest = (uint32_t)page;
+}
+
 static void age_remove(size_t page) {
   struct mu_extent *m = mu_extent_at(page);
   *(m->older ? &mu_extent_at(m->older)->newer : &x.oldest) = m->newer;
@@ -201,7 +211,7 @@ static size_t take_off(size_t page) {
   return pages;
 }
 
-static void put_on(size_t page, size_t pages, enum mu_state state) {
+static void record(size_t page, size_t pages, enum mu_state state) {
   struct mu_extent *m = mu_extent_at(page);
   m->state = (uint8_t)state;
   m->pages = (uint32_t)pages;
@@ -211,10 +221,12 @@ static void put_on(size_t page, size_t pages, enum mu_state state) {
     tail->pages = (uint32_t)pages;
   }
   bin_insert(page);
-  if (state == MU_EXTENT_DIRTY) {
-    age_insert(page);
-    count_dirty(pages, true);
-  }
+  if (state == MU_EXTENT_DIRTY) count_dirty(pages, true);
+}
+
+static void put_on(size_t page, size_t pages, enum mu_state state) {
+  record(page, pages, state);
+  if (state == MU_EXTENT_DIRTY) age_insert(page);
 }
 
 /* The free extent of this state that ends just before `page`, or MU_NO_PAGE. */
@@ -327,8 +339,23 @@ static void drop_metadata(size_t page, size_t pages, mu_drop_fn drop) {
   if (to > from) drop(from, (size_t)(to - from));
 }
 
+enum { MIN_PART = 64 }; /* pages: an extent is not divided into less */
+
+/* Takes the oldest extent off, or its end if more than `most` of it is there. */
+static size_t take_oldest(size_t most, size_t *pages) {
+  size_t page = x.oldest, rest;
+  uint32_t stamp = mu_extent_at(page)->stamp;
+  *pages = take_off(page);
+  most = mu_max(most, MIN_PART);
+  if (*pages <= most || (rest = *pages - most) < MIN_PART) return page;
+  record(page, rest, MU_EXTENT_DIRTY);
+  age_insert_oldest(page, stamp);
+  *pages = most;
+  return page + rest;
+}
+
 size_t mu_extent_purge(uint32_t tick, size_t max_pages, mu_drop_fn drop) {
-  size_t done = 0;
+  size_t done = 0, pages;
   while (done < max_pages) {
     mu_lock_take(&mu_extent_lock);
     size_t page = x.oldest;
@@ -336,7 +363,7 @@ size_t mu_extent_purge(uint32_t tick, size_t max_pages, mu_drop_fn drop) {
       mu_lock_release(&mu_extent_lock);
       break;
     }
-    size_t pages = take_off(page);
+    page = take_oldest(max_pages - done, &pages);
     mu_extent_at(page)->state = MU_EXTENT_BUSY; /* neighbours do not merge with it meanwhile */
     mu_lock_release(&mu_extent_lock);
     bool dropped = drop(mu_page_address(page), pages << mu_arena.page_shift);

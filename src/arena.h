@@ -108,8 +108,9 @@ void mu_extent_free(size_t page, size_t pages, bool clean);
 /* Makes [page, page + pages) longer by `more` pages in place, if what follows is free. */
 bool mu_extent_grow(size_t page, size_t pages, size_t more, bool *zeroed);
 
-/* Drops free extents that became dirty at or before `tick`, at most `max_pages` of them (then returns early). Returns
- * pages dropped. `drop` makes ranges read as zeros; what it fails for stays dirty, as young as can be. */
+/* Drops free extents that became dirty at or before `tick`, the oldest first, until `max_pages` are done; a large one
+ * in parts. Returns pages dropped. `drop` makes ranges read as zeros; what it fails for stays dirty, as young as can
+ * be. */
 typedef bool (*mu_drop_fn)(void *start, size_t len);
 size_t mu_extent_purge(uint32_t tick, size_t max_pages, mu_drop_fn drop);
 

@@ -3,9 +3,10 @@
 #include "src/global_heap.h"
 #include "src/log.h"
 #include "src/options.h"
+#include "src/pacing.h"
 #include "src/pack.h"
 #include "src/pass.h"
-#include "src/probe.h"
+#include "src/reclaim.h"
 #include "src/stats_page.h"
 #include "src/sys.h"
 #include "src/thread.h"
@@ -21,18 +22,18 @@ enum {
   TICK_MS = 100,
   EAGER_TICK_MS = 2,
   QUIET_TICKS = 2,
-  IDLE_TICKS = 30,       /* without any change: sleep until woken */
-  BURST_SECONDS = 60,    /* processor time is averaged over this */
+  IDLE_TICKS = 30,       /* without any change: the program is at rest */
   MIN_PAGES_A_PLAN = 64, /* less is not worth the barriers */
   TURN_NS = 4000000,     /* of the program's time at once, where it must stand still */
   TURN_WAIT_MS = 2000,   /* for the program to lend it; what was planned is stale then */
   MIN_BUDGET_NS = 1000000,
   START_BYTES = 8 << 20, /* smaller heaps are left alone: a thread costs more than they hold back */
-  PURGE_PAGES = 16384,   /* at most so many in one go, between looks at the clock */
   COMPACT_ROUNDS = 3,
-  MAX_REST_TICKS = 31,
   CALM_TICKS = 5,
-  PATIENCE_TICKS = 50, /* a class that is being emptied is waited for, but not for ever */
+  PATIENCE_TICKS = 50,     /* a class that is being emptied is waited for, but not for ever */
+  DECAY_LOOKS = 64,        /* at a program at rest, within the decay time */
+  FORKED_MAPPING_NS = 600, /* what a fork copies for each mapping that we made */
+  RING_OP_NS = 10000,      /* a worker's time for an operation, on average over a minute's work */
 };
 
 struct mu_mesher_counters mu_mesher_counters;
@@ -42,98 +43,28 @@ enum { WANT_COMPACT = 1, WANT_TURN = 2, WANT_ENGINE = 4, WANT_PURGE = 8, WANT_ST
 
 static struct {
   _Atomic uint32_t state;
-  _Atomic uint32_t bell; /* futex: rung for requests and when activity resumes */
-  _Atomic uint32_t asleep;
+  _Atomic uint32_t bell;            /* futex: rung for requests and when activity resumes */
   _Atomic uint32_t asked, answered; /* requests: tickets */
   _Atomic uint32_t wanted;          /* what is asked for: WANT_* */
   _Atomic uint64_t freed;           /* by the last request answered */
   _Atomic uint32_t wants_turn;      /* the program's one thread is asked to lend us a moment */
+  _Atomic uint32_t standing;        /* it does: STANDS_* */
+  _Atomic uint32_t beat;            /* counts on while the mesher gets anywhere */
+  _Atomic uint32_t deaf;            /* it did not answer in time: nobody waits for it until it answers again */
   pthread_t thread;
   int pid;           /* of the process that this is about */
   uint32_t attempts; /* that failed */
-  int64_t budget_ns; /* processor time that may be spent now */
-  uint64_t last_wall, last_cpu;
+  uint64_t ticked;   /* ns: when the tick that it is now began */
   uint64_t ops_seen;
-  uint32_t unchanged;
-  uint32_t rest, pause; /* ticks left until meshing is tried again; of how many */
-  size_t tried_with;    /* bytes that might be given back when it was last tried */
-  bool deferred;        /* a class was left alone for the moment */
-  uint32_t cached;      /* slots in transfer caches */
+  uint32_t unchanged; /* ticks */
+  uint32_t forks_seen;
+  bool deferred;   /* a class was left alone for the moment */
+  uint32_t cached; /* slots in transfer caches */
+  struct mu_pacing pacing;
 } m;
 
 /* Where the mesher must not be; kept by children. */
 static _Atomic uint32_t keeps_out, stays_away;
-
-/* ---- reclaim -------------------------------------------------------------------------------------------------------
- */
-
-static bool drop_one(void *start, size_t len) {
-  struct mu_range range = {start, len};
-  return mu_drop(&range, 1);
-}
-
-static size_t purge_extents(uint32_t tick) {
-  size_t all = 0, done;
-  do {
-    mu_pass_lock(); /* a fork must not see an extent that is on no list */
-    done = mu_extent_purge(tick, PURGE_PAGES, drop_one);
-    mu_pass_unlock();
-    all += done;
-  } while (done >= PURGE_PAGES);
-  return all;
-}
-
-/* Neighbouring spans become one range. */
-static size_t ranges_of(const uint32_t *pages, uint32_t n, size_t span_bytes, struct mu_range *ranges) {
-  size_t count = 0;
-  for (uint32_t i = 0; i < n; i++) {
-    char *start = mu_page_address(pages[i]);
-    struct mu_range *last = count ? &ranges[count - 1] : NULL;
-    if (last && (char *)last->start + last->len == start)
-      last->len += span_bytes;
-    else if (last && start + span_bytes == last->start)
-      last->start = start, last->len += span_bytes;
-    else
-      ranges[count++] = (struct mu_range){start, span_bytes};
-  }
-  return count;
-}
-
-static size_t purge_empty_spans(unsigned c, uint32_t tick) {
-  enum { BATCH = 512 };
-  uint32_t pages[BATCH], n;
-  struct mu_range ranges[BATCH];
-  size_t span_bytes = (size_t)mu_classes[c].span_pages << mu_arena.page_shift, done = 0;
-  do {
-    mu_pass_lock();
-    n = mu_empty_take(c, pages, BATCH, tick);
-    if (n) {
-      bool dropped = mu_drop(ranges, ranges_of(pages, n, span_bytes, ranges));
-      mu_empty_return(c, pages, n, dropped);
-      if (!dropped) n = 0; /* tried again when they are old enough again */
-      done += n;
-    }
-    mu_pass_unlock();
-  } while (n == BATCH);
-  return done * mu_classes[c].span_pages;
-}
-
-static size_t purge(uint32_t tick) {
-  size_t pages = purge_extents(tick);
-  for (unsigned c = 1; c < MU_CLASSES; c++) pages += purge_empty_spans(c, tick);
-  mu_count(&mu_mesher_counters.reclaimed_bytes, pages << mu_arena.page_shift);
-  if (pages) MU_PROBE1(reclaimed, pages << mu_arena.page_shift);
-  return pages;
-}
-
-static size_t unused_pages(void) {
-  size_t pages = atomic_load_explicit(&mu_dirty_pages, memory_order_relaxed);
-  for (unsigned c = 1; c < MU_CLASSES; c++) pages += (size_t)mu_class_heaps[c].touched_empty * mu_classes[c].span_pages;
-  return pages;
-}
-
-/* ---- meshing -------------------------------------------------------------------------------------------------------
- */
 
 /* ---- turns ---------------------------------------------------------------------------------------------------------
  */
@@ -148,22 +79,43 @@ static struct {
   uint64_t since;
 } turn;
 
+enum { STANDS_NOT, STANDS, STANDS_NO_MORE };
+
 static void answer(uint32_t ticket) {
+  atomic_store_explicit(&m.deaf, 0, memory_order_relaxed);
   atomic_store_explicit(&m.answered, ticket, memory_order_release);
   mu_futex_wake(&m.answered, INT32_MAX);
+}
+
+/* From here on who has asked does not go on before he is answered. False: he has given up, or something else might
+ * write to the program's memory. */
+static bool make_stand(void) {
+  uint32_t not_yet = STANDS_NOT;
+  /* acquire and release: what either did before, the other sees */
+  return atomic_compare_exchange_strong_explicit(&m.standing, &not_yet, STANDS, memory_order_acq_rel,
+                                                 memory_order_acquire) &&
+         mu_program_stands_still();
+}
+
+static void let_go(void) {
+  uint32_t stands = STANDS;
+  atomic_compare_exchange_strong_explicit(&m.standing, &stands, STANDS_NOT, memory_order_acq_rel, memory_order_relaxed);
 }
 
 static void end_turn(void) {
   if (!turn.held || turn.unlimited) return;
   turn.held = false;
+  let_go();
   answer(turn.ticket);
 }
 
-static void hold_turn(uint32_t ticket, bool unlimited) {
+static bool hold_turn(uint32_t ticket, bool unlimited) {
+  turn.held = make_stand();
+  if (!turn.held) let_go();
   turn.ticket = ticket;
   turn.unlimited = unlimited;
   turn.since = mu_now_ns();
-  turn.held = true;
+  return turn.held;
 }
 
 static bool is_to_stop(void) {
@@ -172,21 +124,20 @@ static bool is_to_stop(void) {
 
 /* Somebody who asks for anything else waits as well, but for that: it is left to the main loop. */
 static bool wait_for_turn(void) {
-  uint64_t end = mu_now_ns() + (uint64_t)TURN_WAIT_MS * 1000000;
-  while (mu_now_ns() < end && !is_to_stop()) {
+  uint64_t now, end = mu_now_ns() + (uint64_t)TURN_WAIT_MS * 1000000;
+  while ((now = mu_now_ns()) < end && !is_to_stop()) {
     uint32_t bell = atomic_load_explicit(&m.bell, memory_order_acquire);
     uint32_t asked = atomic_load_explicit(&m.asked, memory_order_acquire);
     if (asked != atomic_load_explicit(&m.answered, memory_order_relaxed)) {
       if (atomic_load_explicit(&m.wanted, memory_order_relaxed) != WANT_TURN) return false;
       atomic_fetch_and_explicit(&m.wanted, ~(uint32_t)WANT_TURN, memory_order_relaxed);
-      hold_turn(asked, false);
-      if (mu_program_stands_still()) return true;
-      end_turn();
+      if (hold_turn(asked, false)) return true;
+      answer(asked);
       return false;
     }
     atomic_store_explicit(&m.wants_turn, 1, memory_order_relaxed);
     atomic_store_explicit(&mu_mesher_listens, 1, memory_order_relaxed);
-    mu_futex_wait(&m.bell, bell, (int64_t)TICK_MS * 1000000);
+    mu_futex_wait(&m.bell, bell, (int64_t)(end - now));
   }
   return false;
 }
@@ -197,7 +148,12 @@ static bool take_turn(void) {
   return taken;
 }
 
+static void beat(void) {
+  atomic_fetch_add_explicit(&m.beat, 1, memory_order_relaxed);
+}
+
 static bool may_go_on(void) {
+  beat();
   mu_stats_page_write_if_due();
   if (mu_pass_paused() || is_to_stop()) return false;
   if (mu_engine_tier() <= MU_TIER_FULL_WP) return true;
@@ -219,13 +175,13 @@ static struct {
   uint32_t calm, falling; /* ticks */
 } trend[MU_CLASSES];
 
-static void watch_classes(void) {
+static void watch_classes(uint32_t ticks) {
   for (unsigned c = 1; c < MU_CLASSES; c++) {
     size_t live = mu_class_live(&mu_class_heaps[c]);
     bool falls = live + live / 50 < trend[c].live;
     trend[c].live = live;
-    trend[c].calm = falls ? 0 : trend[c].calm + 1;
-    trend[c].falling = trend[c].calm > CALM_TICKS ? 0 : trend[c].falling + 1;
+    trend[c].calm = falls ? 0 : trend[c].calm + ticks;
+    trend[c].falling = trend[c].calm > CALM_TICKS ? 0 : trend[c].falling + ticks;
   }
 }
 
@@ -259,51 +215,21 @@ static size_t might_give_back(void) {
   return bytes;
 }
 
-/* What did not pay is tried again later and later, unless there is more to gain by now. */
-static bool worth_a_try(void) {
-  size_t bytes = might_give_back(), least = mu_options.eager ? 1 : MIN_PAGES_A_PLAN;
-  if (bytes >> mu_arena.page_shift < least) {
-    m.rest = m.pause = 0; /* there is nothing to wait for */
-    return false;
-  }
-  if (mu_options.eager || bytes > m.tried_with + m.tried_with / 8) m.rest = m.pause = 0;
-  if (m.rest) {
-    m.rest--;
-    return false;
-  }
-  m.tried_with = bytes;
-  return true;
-}
-
-/* Slots that no thread needs are in nobody's way. Under the pass lock, as whatever the mesher changes: a raw fork waits
- * for nothing else, and its child would go on with a class that is half changed. */
-static uint32_t trim_caches(bool everything) {
-  uint32_t left = 0;
-  for (unsigned c = 1; c < MU_CLASSES; c++)
-    if (mu_class_heaps[c].cache.count) {
-      mu_pass_lock();
-      left += mu_cache_trim(c, everything);
-      mu_pass_unlock();
-    }
-  return left;
-}
-
 static size_t purge_now(void) {
-  trim_caches(true);
-  return purge(atomic_load_explicit(&mu_tick, memory_order_relaxed)) << mu_arena.page_shift;
+  mu_reclaim_cached(true);
+  return mu_reclaim_all() << mu_arena.page_shift;
 }
 
 static size_t compact_fully(void) {
   struct mu_pass_policy policy = {.min_pages = 1, .ignore_backoff = true, .may_go_on = may_go_on};
-  uint32_t now = atomic_load_explicit(&mu_tick, memory_order_relaxed);
   if (mu_pass_paused()) return 0;
-  trim_caches(true);
-  size_t pages = purge(now), got;
+  mu_reclaim_cached(true);
+  size_t pages = mu_reclaim_all(), got;
   for (int round = 0; round < COMPACT_ROUNDS; round++) {
     pages += got = mesh(&policy);
     if (!got) break;
   }
-  return (pages + purge(now)) << mu_arena.page_shift;
+  return (pages + mu_reclaim_all()) << mu_arena.page_shift;
 }
 
 /* ---- the thread ----------------------------------------------------------------------------------------------------
@@ -315,24 +241,29 @@ static uint64_t ops_so_far(void) {
   return ops;
 }
 
-/* At most cpu_percent of one core, averaged over BURST_SECONDS. */
-static void earn_budget(void) {
-  uint64_t wall = mu_now_ns(), cpu = mu_thread_cpu_ns();
-  int64_t most = (int64_t)BURST_SECONDS * 10000000 * mu_options.cpu_percent;
-  m.budget_ns += (int64_t)((wall - m.last_wall) * mu_options.cpu_percent / 100) - (int64_t)(cpu - m.last_cpu);
-  if (m.budget_ns > most) m.budget_ns = most;
-  m.last_wall = wall;
-  m.last_cpu = cpu;
+/* What stood in the way and may go away by itself: somebody touched it, or it is shared with a child. */
+static uint64_t hindrances(void) {
+  const struct mu_mesher_counters *k = &mu_mesher_counters;
+  return atomic_load_explicit(&k->refused_busy, memory_order_relaxed) +
+         atomic_load_explicit(&k->refused_shared, memory_order_relaxed);
 }
 
-static bool mesh_as_it_pays(void) {
-  size_t ns = m.budget_ns > MIN_BUDGET_NS ? (size_t)m.budget_ns : MIN_BUDGET_NS;
+static bool is_at_rest(void) {
+  return m.unchanged > IDLE_TICKS;
+}
+
+static enum mu_outcome mesh_as_it_pays(void) {
+  size_t ns = m.pacing.budget_ns > MIN_BUDGET_NS ? (size_t)m.pacing.budget_ns : MIN_BUDGET_NS;
   struct mu_pass_policy policy = {.quiet_ticks = mu_options.eager ? 0 : QUIET_TICKS,
                                   .min_pages = mu_options.eager ? 1 : MIN_PAGES_A_PLAN,
                                   .deadline_ns = mu_thread_cpu_ns() + ns,
-                                  .ignore_backoff = mu_options.eager,
+                                  .ignore_backoff = mu_options.eager || is_at_rest(), /* then it is tried seldom */
                                   .may_go_on = may_go_on};
-  return mesh(&policy) > 0;
+  uint64_t before = hindrances();
+  m.deferred = false;
+  if (mesh(&policy)) return MU_PAID;
+  if (m.deferred || mu_options.eager) return MU_PUT_OFF;
+  return hindrances() != before ? MU_REFUSED : MU_FUTILE;
 }
 
 static MU_INITIAL_EXEC __thread bool drops_caps; /* the library itself does: nobody need leave for that */
@@ -358,59 +289,106 @@ static void answer_requests(void) {
   if (wanted & WANT_PURGE) atomic_store_explicit(&m.freed, purge_now(), memory_order_relaxed);
   if (wanted & WANT_COMPACT) {
     if (mu_engine_tier() == MU_TIER_UNKNOWN && mu_options.mesh) mu_engine_start();
-    if (mu_engine_tier() > MU_TIER_FULL_WP && mu_program_stands_still()) hold_turn(asked, true);
+    if (mu_engine_tier() > MU_TIER_FULL_WP) hold_turn(asked, true);
     atomic_store_explicit(&m.freed, compact_fully(), memory_order_relaxed);
     turn.held = turn.unlimited = false;
+    let_go();
   }
   answer(asked);
 }
 
-static void tick(void) {
-  uint32_t now = atomic_fetch_add_explicit(&mu_tick, 1, memory_order_relaxed) + 1;
-  uint32_t decay = mu_options.eager ? 1 : mu_options.decay_ms / TICK_MS;
-  earn_budget();
-  watch_classes();
-  m.cached = trim_caches(false);
-  if (unused_pages()) purge(now - decay);
-  if ((m.budget_ns <= 0 && !mu_options.eager) || !worth_a_try()) return;
-  m.deferred = false;
-  bool paid = mesh_as_it_pays();
-  m.pause = paid || m.deferred ? 0 : (uint32_t)mu_min(m.pause * 2 + 1, MAX_REST_TICKS);
-  m.rest = m.pause;
+static uint64_t tick_ns(void) {
+  return (uint64_t)(mu_options.eager ? EAGER_TICK_MS : TICK_MS) * 1000000;
 }
 
-/* How long to sleep: for ever when nothing has happened for a while and nothing is left to give back. */
-static int64_t nap(void) {
+/* How many ticks have passed since the last call; the clock goes on by them. */
+static uint32_t ticks_passed(void) {
+  uint64_t n = (mu_now_ns() - m.ticked) / tick_ns();
+  m.ticked += n * tick_ns();
+  return (uint32_t)n;
+}
+
+/* What others spend for us counts as ours: each fork copies our mappings, while the program waits, so who forks often
+ * is meshed less; and the kernel's workers carry out what goes by ring. */
+static void pay_for_others(void) {
+  static uint64_t ops_seen;
+  uint64_t ops = atomic_load_explicit(&mu_engine_counters.ops_ring, memory_order_relaxed);
+  mu_pacing_charge(&m.pacing, (ops - ops_seen) * RING_OP_NS);
+  ops_seen = ops;
+  uint32_t forks = atomic_load_explicit(&mu_forks, memory_order_relaxed), more = forks - m.forks_seen;
+  uint64_t mappings = atomic_load_explicit(&mu_mesh_mappings, memory_order_relaxed);
+  m.forks_seen = forks;
+  if (more) mu_pacing_charge(&m.pacing, more * mappings * FORKED_MAPPING_NS);
+}
+
+/* A quarter at least: what takes longer than a tick leaves room for others. */
+static int64_t rest_of_tick(void) {
+  uint64_t passed = mu_now_ns() - m.ticked, least = tick_ns() / 4;
+  return (int64_t)(passed + least < tick_ns() ? tick_ns() - passed : least);
+}
+
+static bool watch_activity(uint32_t ticks) {
   uint64_t ops = ops_so_far();
-  m.unchanged = ops == m.ops_seen ? m.unchanged + 1 : 0;
+  bool active = ops != m.ops_seen;
+  m.unchanged = active ? 0 : m.unchanged + ticks;
   m.ops_seen = ops;
-  bool waiting = m.rest || m.budget_ns <= 0 || m.cached || unused_pages();
-  if (m.unchanged > IDLE_TICKS && !waiting) return -1;
-  return (int64_t)(mu_options.eager ? EAGER_TICK_MS : TICK_MS) * 1000000;
+  return active;
+}
+
+static void tick(uint32_t ticks) {
+  uint32_t now = atomic_fetch_add_explicit(&mu_tick, ticks, memory_order_relaxed) + ticks;
+  bool active = watch_activity(ticks);
+  pay_for_others();
+  mu_pacing_earn(&m.pacing, mu_now_ns(), mu_options.eager ? m.pacing.last_cpu : mu_thread_cpu_ns());
+  watch_classes(ticks);
+  m.cached = mu_reclaim_cached(false);
+  mu_reclaim_old();
+  size_t least = (size_t)(mu_options.eager ? 1 : MIN_PAGES_A_PLAN) << mu_arena.page_shift;
+  if (mu_pacing_try(&m.pacing, now, might_give_back(), least, active))
+    mu_pacing_tried(&m.pacing, now, mesh_as_it_pays(), is_at_rest());
+}
+
+/* How long to sleep, ns. Of a program at rest only what is still to be done is waited for; less than 0: nothing. */
+static int64_t nap(void) {
+  if (!is_at_rest() || m.cached) return (int64_t)tick_ns();
+  uint64_t ns = UINT64_MAX, decay = (uint64_t)mu_options.decay_ms * 1000000 / DECAY_LOOKS;
+  if (mu_reclaim_waits()) ns = mu_max(decay, tick_ns());
+  if (!m.pacing.done) {
+    int32_t ticks = (int32_t)(m.pacing.next - atomic_load_explicit(&mu_tick, memory_order_relaxed));
+    uint64_t next = (uint64_t)(ticks > 1 ? ticks : 1) * tick_ns();
+    ns = mu_min(ns, mu_max(next, mu_pacing_until_spend(&m.pacing)));
+  }
+  return ns == UINT64_MAX ? -1 : (int64_t)ns;
+}
+
+/* For longer than a tick: until then nothing is held that is only worth having while there is work. */
+static void sleep_until_rung(uint32_t bell, int64_t ns) {
+  mu_packs_seal_all(); /* an open one keeps its memory when nobody maps it any more */
+  mu_reclaim_idle();
+  mu_stats_page_write();
+  atomic_store_explicit(&mu_mesher_listens, 1, memory_order_seq_cst);
+  if (ops_so_far() == m.ops_seen) mu_futex_wait(&m.bell, bell, ns);
+  atomic_store_explicit(&mu_mesher_listens, 0, memory_order_relaxed);
 }
 
 static void *run(void *unused) {
   (void)unused;
   mu_thread_settle("mesh-uffd");
   mu_engine_own_descriptors();
-  m.last_wall = mu_now_ns();
-  m.last_cpu = mu_thread_cpu_ns();
-  m.budget_ns = (int64_t)BURST_SECONDS * 10000000 * mu_options.cpu_percent;
+  m.ticked = mu_now_ns() - tick_ns();
+  mu_pacing_begin(&m.pacing, mu_options.cpu_percent, mu_now_ns(), mu_thread_cpu_ns());
   for (;;) {
-    uint32_t bell = atomic_load_explicit(&m.bell, memory_order_acquire);
+    uint32_t bell = atomic_load_explicit(&m.bell, memory_order_acquire), ticks;
     if (is_to_stop()) break;
+    beat();
     answer_requests();
-    tick();
+    if ((ticks = ticks_passed())) tick(ticks);
     mu_stats_page_write();
     int64_t ns = nap();
-    if (ns < 0) {
-      mu_packs_seal_all(); /* an open one keeps its memory when nobody maps it any more */
-      mu_reclaim_idle();
-      mu_stats_page_write();
-      atomic_store_explicit(&mu_mesher_listens, 1, memory_order_seq_cst);
-      if (ops_so_far() != m.ops_seen) ns = 0;
-    }
-    if (ns) mu_futex_wait(&m.bell, bell, ns);
+    if (ns == (int64_t)tick_ns())
+      mu_futex_wait(&m.bell, bell, rest_of_tick());
+    else
+      sleep_until_rung(bell, ns);
   }
   mu_packs_seal_all();
   mu_engine_stop();
@@ -428,17 +406,50 @@ static bool is_running(void) {
   return atomic_load_explicit(&m.state, memory_order_seq_cst) == RUNNING && mu_pid() == m.pid;
 }
 
-/* Hands a request over and waits, with signals blocked, until it has been carried out. */
+enum { ANSWER_MS = 1000, WORK_MS = 10000, LOOK_MS = 100 };
+
+/* Who has waited for so long without any sign goes on. Not where the mesher relies on it that he does not. */
+static bool gives_up(void) {
+  uint32_t not_yet = STANDS_NOT;
+  if (!atomic_compare_exchange_strong_explicit(&m.standing, &not_yet, STANDS_NO_MORE, memory_order_acq_rel,
+                                               memory_order_acquire) &&
+      not_yet == STANDS)
+    return false;
+  atomic_store_explicit(&m.deaf, 1, memory_order_relaxed);
+  return true;
+}
+
+static void wait_for_answer(uint32_t ticket, unsigned patience_ms) {
+  uint32_t seen, beat = 0, now_beat;
+  uint64_t since = mu_now_ns(), now;
+  while ((int32_t)((seen = atomic_load_explicit(&m.answered, memory_order_acquire)) - ticket) < 0 && is_running()) {
+    now = mu_now_ns();
+    now_beat = atomic_load_explicit(&m.beat, memory_order_relaxed);
+    if (now_beat != beat) since = now;
+    beat = now_beat;
+    if (now - since >= patience_ms * 1000000ULL && gives_up()) return;
+    mu_futex_wait(&m.answered, seen, (int64_t)LOOK_MS * 1000000);
+  }
+}
+
+/*
+ * Hands a request over and waits, with signals blocked, until it has been carried out. A mesher that gives no sign of
+ * life is not waited for: it may be stopped, or not get a processor.
+ */
 static void request(uint32_t what) {
   sigset_t all, before;
   int saved = errno;
+  bool work = what & (WANT_COMPACT | WANT_PURGE | WANT_ENGINE);
+  if (!work && atomic_load_explicit(&m.deaf, memory_order_relaxed)) return;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
+  uint32_t no_more = STANDS_NO_MORE;
+  atomic_compare_exchange_strong_explicit(&m.standing, &no_more, STANDS_NOT, memory_order_acq_rel,
+                                          memory_order_relaxed);
   atomic_fetch_or_explicit(&m.wanted, what, memory_order_relaxed);
-  uint32_t ticket = atomic_fetch_add_explicit(&m.asked, 1, memory_order_seq_cst) + 1, seen;
+  uint32_t ticket = atomic_fetch_add_explicit(&m.asked, 1, memory_order_seq_cst) + 1;
   ring_bell();
-  while ((int32_t)((seen = atomic_load_explicit(&m.answered, memory_order_acquire)) - ticket) < 0 && is_running())
-    mu_futex_wait(&m.answered, seen, -1);
+  wait_for_answer(ticket, work ? WORK_MS : ANSWER_MS);
   pthread_sigmask(SIG_SETMASK, &before, NULL);
   errno = saved;
 }
@@ -555,6 +566,7 @@ static void stop(void) {
     atomic_store_explicit(&m.wanted, 0, memory_order_relaxed);
     atomic_store_explicit(&m.wants_turn, 0, memory_order_relaxed);
     memset(&turn, 0, sizeof turn);
+    let_go();
     answer(atomic_load_explicit(&m.asked, memory_order_seq_cst));
     atomic_store_explicit(&m.state, NOT_STARTED, memory_order_seq_cst);
   }
@@ -583,6 +595,7 @@ void mu_mesher_forget(void) {
   mu_packs_forget();
   memset(&m, 0, sizeof m);
   memset(&turn, 0, sizeof turn);
+  mu_reclaim_renew();
   atomic_store_explicit(&keeps_out, 0, memory_order_relaxed);
   m.pid = mu_pid();
   atomic_store_explicit(&mu_mesher_listens, 0, memory_order_relaxed);

@@ -724,7 +724,10 @@ static void offer_run(struct plan *p, uint32_t i, uint64_t present, uint64_t mov
   if (!worth_closing(&p->s, p->runs[i])) return;
   uint64_t private = private_pages(p, p->runs[i]);
   /* What the kernel would not move is not offered: shared with a child, for the most part. */
-  if (mu_engine_tier() == MU_TIER_FULL && (present & ~movable & private)) return;
+  if (mu_engine_tier() == MU_TIER_FULL && (present & ~movable & private)) {
+    mu_count(&mu_mesher_counters.refused_shared, upr);
+    return;
+  }
   read_bits(&p->s, p->runs[i], bits);
   for (unsigned u = 0; u < upr; u++) {
     uint64_t *unit = bits + (size_t)u * q->words;

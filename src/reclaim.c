@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What is changed here is changed under the pass lock, as whatever the mesher changes: a raw fork waits for nothing
+ * else, and its child would go on with a heap that is half changed.
+ */
+#include "src/reclaim.h"
+#include "src/decay.h"
+#include "src/global_heap.h"
+#include "src/mesher.h"
+#include "src/options.h"
+#include "src/pass.h"
+#include "src/probe.h"
+#include "src/sys.h"
+#include "uffd/engine.h"
+
+enum {
+  BATCH = 512,
+  HOLD_PAGES = 2048, /* dropped at most while a fork may wait: a millisecond */
+  MIN_PAGES = 16,    /* of a kind: less waits until it is due whatever the curve says */
+  TICK_MS = 100,
+};
+
+static struct mu_decay decay;
+static bool begun;
+static bool failed; /* the last that was tried: not waited for */
+
+static bool drop(const struct mu_range *ranges, size_t n) {
+  failed = !mu_drop(ranges, n);
+  return !failed;
+}
+
+static bool drop_one(void *start, size_t len) {
+  struct mu_range range = {start, len};
+  return drop(&range, 1);
+}
+
+static size_t drop_extents(uint32_t tick, size_t most) {
+  size_t all = 0, want, done;
+  do {
+    want = mu_min(most - all, HOLD_PAGES);
+    mu_pass_lock(); /* a fork must not see an extent that is on no list */
+    done = want ? mu_extent_purge(tick, want, drop_one) : 0;
+    mu_pass_unlock();
+    all += done;
+  } while (done && all < most);
+  return all;
+}
+
+/* Neighbouring spans become one range. */
+static size_t ranges_of(const uint32_t *pages, uint32_t n, size_t span_bytes, struct mu_range *ranges) {
+  size_t count = 0;
+  for (uint32_t i = 0; i < n; i++) {
+    char *start = mu_page_address(pages[i]);
+    struct mu_range *last = count ? &ranges[count - 1] : NULL;
+    if (last && (char *)last->start + last->len == start)
+      last->len += span_bytes;
+    else if (last && start + span_bytes == last->start)
+      last->start = start, last->len += span_bytes;
+    else
+      ranges[count++] = (struct mu_range){start, span_bytes};
+  }
+  return count;
+}
+
+static size_t drop_spans(unsigned c, uint32_t tick, size_t most) {
+  uint32_t pages[BATCH], n, want;
+  struct mu_range ranges[BATCH];
+  size_t span_bytes = (size_t)mu_classes[c].span_pages << mu_arena.page_shift, spans = most / mu_classes[c].span_pages,
+         done = 0;
+  do {
+    want = (uint32_t)mu_min(spans - done, BATCH);
+    mu_pass_lock();
+    n = mu_empty_take(c, pages, want, tick);
+    if (n) {
+      bool dropped = drop(ranges, ranges_of(pages, n, span_bytes, ranges));
+      mu_empty_return(c, pages, n, dropped);
+      if (!dropped) n = 0; /* tried again when they are old enough again */
+      done += n;
+    }
+    mu_pass_unlock();
+  } while (n && n == want);
+  return done * mu_classes[c].span_pages;
+}
+
+static size_t unused_in(unsigned c) {
+  return (size_t)mu_class_heaps[c].touched_empty * mu_classes[c].span_pages;
+}
+
+static size_t unused_pages(void) {
+  size_t pages = atomic_load_explicit(&mu_dirty_pages, memory_order_relaxed);
+  for (unsigned c = 1; c < MU_CLASSES; c++) pages += unused_in(c);
+  return pages;
+}
+
+bool mu_reclaim_waits(void) {
+  return unused_pages() && !failed;
+}
+
+static size_t count(size_t pages) {
+  mu_count(&mu_mesher_counters.reclaimed_bytes, pages << mu_arena.page_shift);
+  if (pages) MU_PROBE1(reclaimed, pages << mu_arena.page_shift);
+  return pages;
+}
+
+/* Everything that became unused before the tick. */
+static size_t drop_before(uint32_t tick) {
+  size_t pages = drop_extents(tick, SIZE_MAX);
+  for (unsigned c = 1; c < MU_CLASSES; c++)
+    if (unused_in(c)) pages += drop_spans(c, tick, SIZE_MAX);
+  return pages;
+}
+
+/* Each kind gives its share of `excess`, the oldest first. */
+static size_t drop_shares(size_t excess, size_t unused, uint32_t now) {
+  double share = (double)excess / (double)unused;
+  size_t pages = 0, part = (size_t)((double)atomic_load_explicit(&mu_dirty_pages, memory_order_relaxed) * share);
+  if (part >= MIN_PAGES) pages += drop_extents(now, part);
+  for (unsigned c = 1; c < MU_CLASSES; c++)
+    if ((part = (size_t)((double)unused_in(c) * share)) >= MIN_PAGES) pages += drop_spans(c, now, part);
+  return pages;
+}
+
+size_t mu_reclaim_old(void) {
+  uint32_t tick = atomic_load_explicit(&mu_tick, memory_order_relaxed);
+  uint64_t now = mu_now_ns();
+  if (!begun) mu_decay_begin(&decay, mu_options.eager ? 0 : mu_options.decay_ms * 1000000ULL, now);
+  begun = true;
+  size_t unused = unused_pages(), allowed = mu_decay_allows(&decay, now, unused), pages = 0;
+  if (!unused) return 0;
+  pages = drop_before(tick - (mu_options.eager ? 1 : mu_options.decay_ms / TICK_MS));
+  if (allowed + pages < unused) pages += drop_shares(unused - allowed - pages, unused, tick);
+  mu_decay_note_left(&decay, unused_pages());
+  return count(pages);
+}
+
+size_t mu_reclaim_all(void) {
+  size_t pages = drop_before(atomic_load_explicit(&mu_tick, memory_order_relaxed));
+  if (begun) mu_decay_note_left(&decay, unused_pages());
+  return count(pages);
+}
+
+uint32_t mu_reclaim_cached(bool everything) {
+  uint32_t left = 0;
+  for (unsigned c = 1; c < MU_CLASSES; c++)
+    if (mu_class_heaps[c].cache.count) {
+      mu_pass_lock();
+      left += mu_cache_trim(c, everything);
+      mu_pass_unlock();
+    }
+  return left;
+}
+
+void mu_reclaim_renew(void) {
+  begun = false;
+}
