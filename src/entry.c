@@ -4,12 +4,16 @@
  * memalign rounds a bad alignment up, free keeps errno.
  */
 #include "src/entry.h"
+#include "src/aside.h"
 #include "src/fork.h"
+#include "src/guard.h"
 #include "src/large.h"
 #include "src/log.h"
+#include "src/options.h"
 #include "src/thread_local_heap.h"
 #include <errno.h>
 #include <string.h>
+#include <sys/auxv.h>
 
 static MU_COLD void *out_of_memory(void) {
   errno = ENOMEM;
@@ -17,7 +21,7 @@ static MU_COLD void *out_of_memory(void) {
 }
 
 static MU_NOINLINE void *large(size_t size, size_t align, bool *zeroed) {
-  void *p = mu_heap_ready() ? mu_large_alloc(size, align, zeroed) : NULL;
+  void *p = mu_large_alloc(size, align, zeroed);
   return p ? p : out_of_memory();
 }
 
@@ -28,14 +32,66 @@ static void *slot_of(unsigned c) {
   return p ? p : out_of_memory();
 }
 
-/* *zeroed: all of it is known to read as zeros. */
-static MU_NOINLINE void *malloc_slow(size_t size, bool *zeroed) {
-  *zeroed = false;
+/* The run of small objects that p points into, or NULL. */
+static const struct mu_run *small_run(const void *p) {
+  size_t page = mu_page_of(p);
+  if (page >= mu_arena_limit()) return NULL;
+  const struct mu_run *run = mu_run_of(page);
+  return run->in_use ? run : NULL;
+}
+
+static void *allocate(size_t size, bool *zeroed) {
   if (size > MU_MAX_SMALL) return large(size, 1, zeroed);
-  if (!mu_heap_ready()) return out_of_memory();
   void *slot = slot_of(mu_class_of(size));
   *zeroed = mu_is_fresh(slot);
   return mu_unmarked(slot);
+}
+
+/* ---- guards: see guard.h ----------------------------------------------------------------------------------------- */
+
+static inline bool guards(void) {
+  return MU_UNLIKELY(mu_options.check > 1);
+}
+
+/* Bytes of its slot or extent, 0 when p is not the start of an allocation, as far as that is known at once. */
+static size_t room_of(const void *p) {
+  const struct mu_run *run = small_run(p);
+  return run ? mu_classes[run->size_class].size : mu_large_usable(p);
+}
+
+/* 0 bytes are one, so that a size of 0 is that of no object. */
+static MU_COLD void *guarded(void *p, size_t size) {
+  if (p) mu_guard_set(p, mu_max(size, 1), room_of(p));
+  return p;
+}
+
+/* False when there is nothing to be freed at p: with the checking option only. */
+static MU_COLD bool is_live(const char *call, const void *p) {
+  const struct mu_run *run = small_run(p);
+  enum mu_slot_is is = run ? mu_slot_is(p) : mu_large_usable(p) ? MU_SLOT_LIVE : MU_SLOT_NONE;
+  if (is == MU_SLOT_LIVE) return true;
+  mu_misuse(is == MU_SLOT_FREE ? "%s(%p): freed before" : "%s(%p): not the start of an allocation, or freed before",
+            call, p);
+  return false;
+}
+
+/* It is reported once. */
+static MU_COLD void check_guard(const char *call, void *p) {
+  size_t room = room_of(p), size = mu_guard_size(p, room);
+  const void *at = mu_guard_broken(p, room);
+  if (!at) return;
+  mu_misuse("%s(%p): written past its end of %zu bytes, at %p", call, p, size, at);
+  mu_guard_set(p, size, room);
+}
+
+/* ---- malloc and free --------------------------------------------------------------------------------------------- */
+
+/* *zeroed: all of it is known to read as zeros. */
+static MU_NOINLINE void *malloc_slow(size_t size, bool *zeroed) {
+  *zeroed = false;
+  if (!mu_heap_ready()) return mu_aside ? mu_next_malloc(size) : out_of_memory();
+  if (!guards()) return allocate(size, zeroed);
+  return size > PTRDIFF_MAX ? out_of_memory() : guarded(allocate(mu_max(size, 1) + MU_GUARD_BYTES, zeroed), size);
 }
 
 /* The fast way, or NULL: before the thread has a heap, its vectors are empty, and the table says class 0, which never
@@ -62,20 +118,37 @@ static bool freed_last(const struct mu_shuffle_vector *v, const void *p) {
   return mu_vector_count(v) && v->top[-1] == p;
 }
 
+/* Somebody else's: where there is no heap, or where this library has come later than another malloc, rightly so. */
+static MU_COLD void free_foreign(void *p) {
+  if (mu_foreign_free(p)) return;
+  if (!mu_heap_ready() && mu_aside)
+    mu_next_free(p);
+  else
+    mu_misuse("free(%p): not an allocation of this allocator", p);
+}
+
 static MU_NOINLINE void free_slow(void *p) {
   if (!p) return;
   mu_check_forked();
   size_t page = mu_page_of(p);
-  if (page >= mu_arena_limit()) mu_die("free(%p): not an allocation of this allocator", p);
+  if (page >= mu_arena_limit()) {
+    free_foreign(p);
+    return;
+  }
+  if (MU_UNLIKELY(mu_options.check)) {
+    if (!is_live("free", p)) return;
+    if (guards()) check_guard("free", p);
+  }
   const struct mu_run *run = mu_run_of(page);
   unsigned c = mu_arena.page_map[page];
-  if (c && freed_last(&mu_own_heap->vectors[c], p)) mu_die("free(%p): double free", p);
-  if (c)
+  if (c && freed_last(&mu_own_heap->vectors[c], p))
+    mu_misuse("free(%p): double free", p);
+  else if (c)
     mu_free_overflow(p, c);
   else if (run->in_use)
     mu_give_back(run->size_class, &p, 1);
   else if (!mu_large_free(p))
-    mu_die("free(%p): not the start of an allocation, or freed before", p);
+    mu_misuse("free(%p): not the start of an allocation, or freed before", p);
 }
 
 void mu_free(void *p) {
@@ -94,18 +167,10 @@ void *mu_calloc(size_t count, size_t size) {
   return p && !zeroed ? memset(p, 0, bytes) : p;
 }
 
-/* The run of small objects that p points into, or NULL. */
-static const struct mu_run *small_run(const void *p) {
-  size_t page = mu_page_of(p);
-  if (page >= mu_arena_limit()) return NULL;
-  const struct mu_run *run = mu_run_of(page);
-  return run->in_use ? run : NULL;
-}
-
 size_t mu_usable_size(const void *p) {
   if (!p) return 0;
-  const struct mu_run *run = small_run(p);
-  return run ? mu_classes[run->size_class].size : mu_large_usable(p);
+  size_t room = room_of(p);
+  return guards() && room ? mu_guard_size(p, room) : room;
 }
 
 bool mu_is_ours(const void *p) {
@@ -121,14 +186,31 @@ static MU_NOINLINE void *copy_to(void *p, size_t old, size_t size) {
   return q;
 }
 
+/* What was there, if anything, is lost; the program shall go on. */
+static MU_COLD void *realloc_wrong(void *p, size_t size) {
+  bool foreign = mu_page_of(p) >= mu_arena_limit();
+  void *q;
+  if (foreign && mu_foreign_realloc(p, size, &q)) return q;
+  if (foreign && !mu_heap_ready() && mu_aside) return mu_next_realloc(p, size);
+  mu_misuse("realloc(%p): not the start of an allocation, or freed before", p);
+  return mu_malloc(size);
+}
+
+static MU_COLD void *realloc_checked(void *p, size_t size) {
+  if (!is_live("realloc", p)) return mu_malloc(size);
+  if (guards()) check_guard("realloc", p);
+  return size > PTRDIFF_MAX ? out_of_memory() : copy_to(p, mu_usable_size(p), size);
+}
+
 void *mu_realloc(void *p, size_t size) {
   if (!p) return mu_malloc(size);
   if (size == 0) {
     mu_free(p);
     return NULL;
   }
-  size_t usable = mu_usable_size(p);
-  if (MU_UNLIKELY(usable == 0)) mu_die("realloc(%p): not the start of an allocation, or freed before", p);
+  size_t usable = room_of(p);
+  if (MU_UNLIKELY(usable == 0)) return realloc_wrong(p, size);
+  if (MU_UNLIKELY(mu_options.check)) return realloc_checked(p, size);
   if (size > MU_MAX_SMALL && usable > MU_MAX_SMALL) {
     void *q = mu_large_resize(p, size);
     if (q) return q;
@@ -153,13 +235,19 @@ static void *aligned_small(size_t align, size_t size) {
   return p;
 }
 
-static void *aligned(size_t align, size_t size) {
+static void *allocate_aligned(size_t align, size_t size) {
   bool zeroed;
-  if (align <= 16) return mu_malloc(size);
-  if (!mu_heap_ready() || size > PTRDIFF_MAX) return out_of_memory();
   void *p = NULL;
   if (align <= mu_arena.page_size && mu_max(size, align) <= MU_MAX_SMALL) p = aligned_small(align, size);
   return p ? p : large(mu_max(size, 1), align, &zeroed);
+}
+
+static void *aligned(size_t align, size_t size) {
+  if (align <= 16) return mu_malloc(size);
+  if (!mu_heap_ready() && mu_aside) return mu_next_memalign(align, size);
+  if (!mu_heap_ready() || size > PTRDIFF_MAX) return out_of_memory();
+  return guards() ? guarded(allocate_aligned(align, mu_max(size, 1) + MU_GUARD_BYTES), size)
+                  : allocate_aligned(align, size);
 }
 
 void *mu_memalign(size_t align, size_t size) {
@@ -209,17 +297,22 @@ int posix_memalign(void **out, size_t align, size_t size) {
   return 0;
 }
 
+static size_t page_size(void) {
+  return getauxval(AT_PAGESZ); /* there may be no heap */
+}
+
 void *valloc(size_t size) {
-  return mu_heap_ready() ? aligned(mu_arena.page_size, size) : out_of_memory();
+  return aligned(page_size(), size);
 }
 
 void *pvalloc(size_t size) {
-  if (!mu_heap_ready() || size > PTRDIFF_MAX) return out_of_memory();
-  return aligned(mu_arena.page_size, mu_round_up(mu_max(size, 1), mu_arena.page_size));
+  if (size > PTRDIFF_MAX) return out_of_memory();
+  return aligned(page_size(), mu_round_up(mu_max(size, 1), page_size()));
 }
 
 size_t malloc_usable_size(void *p) {
-  return mu_usable_size(p);
+  if (!p || mu_page_of(p) < mu_arena_limit()) return mu_usable_size(p);
+  return mu_aside ? mu_next_usable(p) : mu_foreign_usable(p);
 }
 
 void free_sized(void *p, size_t size) {

@@ -300,7 +300,7 @@ uint32_t mu_claim(unsigned c, void **out, uint32_t n, uint64_t *rng, bool *grown
 
 static MU_COLD void misuse(const struct mu_run *run, const void *p) {
   bool exact = mu_place_of(run, p).exact;
-  mu_die(exact ? "free(%p): double free" : "free(%p): not the start of an allocation", p);
+  mu_misuse(exact ? "free(%p): double free" : "free(%p): not the start of an allocation", p);
 }
 
 static inline struct mu_mini_heap *mini_heap_in(const struct mu_run *run, const struct mu_size_class *k, size_t page) {
@@ -317,11 +317,17 @@ static void give_back_one(struct mu_class_heap *h, const struct mu_size_class *k
   size_t offset = (size_t)((char *)p - mu_arena.base), page = offset >> mu_arena.page_shift;
   uint32_t r = (uint32_t)(page / MU_RUN_PAGES);
   struct mu_run *run = &mu_arena.runs[r];
-  if (MU_UNLIKELY(k != &mu_classes[run->size_class])) mu_die("free(%p): freed before its span went", p);
+  if (MU_UNLIKELY(k != &mu_classes[run->size_class])) {
+    mu_misuse("free(%p): freed before its span went", p);
+    return;
+  }
   struct mu_mini_heap *span = mini_heap_in(run, k, page);
   offset &= ((size_t)k->span_pages << mu_arena.page_shift) - 1;
   uint32_t slot = mu_slot_of(k, offset);
-  if (MU_UNLIKELY(!mu_starts_slot(k, offset) || slot >= k->slots || !mu_bit(span->bitmap, slot))) misuse(run, p);
+  if (MU_UNLIKELY(!mu_starts_slot(k, offset) || slot >= k->slots || !mu_bit(span->bitmap, slot))) {
+    misuse(run, p);
+    return;
+  }
   mu_bit_clear(span->bitmap, slot);
   uint32_t live = --span->live;
   run->live--;
@@ -438,6 +444,19 @@ void mu_span_mark_aligned(const void *p) {
   mu_class_lock(run->size_class);
   *flags |= MU_MH_ALIGNED;
   mu_class_unlock(run->size_class);
+}
+
+enum mu_slot_is mu_slot_is(const void *p) {
+  struct mu_run *run = mu_run_of(mu_page_of(p));
+  unsigned c = run->size_class;
+  enum mu_slot_is is = MU_SLOT_NONE;
+  mu_class_lock(c);
+  if (run->in_use && run->size_class == c) {
+    struct mu_place at = mu_place_of(run, p);
+    if (at.exact) is = mu_bit(at.span->bitmap, at.slot) ? MU_SLOT_LIVE : MU_SLOT_FREE;
+  }
+  mu_class_unlock(c);
+  return is;
 }
 
 int mu_span_exempt(const void *p) {

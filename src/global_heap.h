@@ -112,6 +112,11 @@ static inline struct mu_place mu_place_of(const struct mu_run *run, const void *
 void mu_span_mark_aligned(const void *p);
 int mu_span_exempt(const void *p);
 
+/* What p, which points into a run, points to: a slot that is the program's or some thread's, one of nobody's, or no
+ * slot at all. */
+enum mu_slot_is { MU_SLOT_NONE, MU_SLOT_FREE, MU_SLOT_LIVE };
+enum mu_slot_is mu_slot_is(const void *p);
+
 /* ---- for the mesher; all under the class lock, which it takes with these ---- */
 
 static inline void mu_class_lock(unsigned c) {

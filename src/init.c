@@ -1,35 +1,83 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What happens around main: options, fork handlers, statistics at exit. malloc works before any of it. */
+/* What happens before the first allocation and around main: options, whether to stand aside, fork handlers, statistics
+ * at exit. */
+#include "src/aside.h"
 #include "src/entry.h"
 #include "src/fork.h"
+#include "src/log.h"
 #include "src/mesher.h"
 #include "src/options.h"
 #include "src/stats.h"
 #include "src/thread_local_heap.h"
+#include <stdlib.h>
 #include <sys/auxv.h>
 #include <unistd.h>
 
 /* What a static program's malloc refers to, so that this file is linked with it. */
 const char mu_init_linked = 1;
 
-/* The first constructor of the process (-z initfirst): so our fork handlers are the innermost, and those of other
- * libraries may allocate. libc has not set environ yet, but passes it. */
-__attribute__((constructor(101))) static void before_main(int argc, char **argv, char **envp) {
-#ifdef __GLIBC__
-  char *const *env = envp;
+/*
+ * The environment as it was at the start: libc has not set environ yet when the first allocation comes, but the dynamic
+ * linker remembers where the kernel put the arguments, behind which it lies.
+ */
+extern void *__libc_stack_end __attribute__((weak));
+
+static char *const *initial_environment(void) {
+  enum { MOST_ARGUMENTS = 1 << 24 };
+  if (environ || !&__libc_stack_end || !__libc_stack_end) return environ;
+  long argc = *(long *)__libc_stack_end;
+  char **argv = (char **)__libc_stack_end + 1;
+  return argc >= 0 && argc < MOST_ARGUMENTS && !argv[argc] ? argv + argc + 1 : NULL;
+}
+
+static bool options_are_read, aside_is_decided;
+
+void mu_before_heap(void) {
+  bool secure = getauxval(AT_SECURE) != 0;
+  char *const *env = secure ? NULL : initial_environment();
+  if (env && !options_are_read) {
+    options_are_read = true;
+    mu_options_read(env);
+  }
+  if (!aside_is_decided) mu_aside_decide(env);
+  aside_is_decided = true;
+}
+
+/* Valgrind's malloc is called in place of ours, which can only be seen by trying. */
+static bool is_replaced(void) {
+#ifdef MU_PREFIXED_ONLY
+  return false;
 #else
-  char *const *env = environ;
+  if (!mu_under_valgrind()) return false;
+  void *p = malloc(1);
+  bool replaced = !mu_is_ours(p);
+  free(p);
+  return replaced;
 #endif
-  (void)argc;
-  (void)argv;
-  (void)envp;
-  if (env && !getauxval(AT_SECURE)) mu_options_read(env);
+}
+
+/* Valgrind does not know what the library's threads ask of the kernel. */
+static bool is_simulated(void) {
+  if (!mu_under_valgrind()) return false;
+  mu_log("nothing is meshed or given back under valgrind");
+  return true;
+}
+
+/* The first constructor of the process (-z initfirst): so our fork handlers are the innermost, and those of other
+ * libraries may allocate. */
+__attribute__((constructor(101))) static void before_main(void) {
+  mu_before_heap();
+  if (!mu_aside && is_replaced()) mu_aside = MU_ASIDE_CHECKER;
+  if (mu_aside > MU_ASIDE_DENIED || (mu_aside && mu_options.stats)) mu_aside_say();
+  if (mu_aside == MU_ASIDE_SANITIZER) mu_begin_sanitizer();
+  if (mu_aside) return;
   mu_threads_init();
   if (!mu_heap_ready()) return;
   mu_fork_init();
+  if (mu_is_second_namespace() || is_simulated()) mu_mesher_stay_away();
   mu_mesher_init();
 }
 
 __attribute__((destructor(101))) static void after_main(void) {
-  if (mu_options.stats) mu_stats_print(mu_options.stats);
+  if (mu_options.stats && !mu_aside) mu_stats_print(mu_options.stats);
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "src/log.h"
+#include "src/options.h"
 #include "src/sys.h"
 #include <fcntl.h>
 #include <signal.h>
@@ -156,6 +157,14 @@ void mu_die(const char *format, ...) {
   vlog(format, args);
   va_end(args);
   abort();
+}
+
+void mu_misuse(const char *format, ...) {
+  va_list args;
+  va_start(args, format);
+  vlog(format, args);
+  va_end(args);
+  if (mu_options.abort) abort();
 }
 
 void mu_assert_failed(const char *what, const char *file, int line) {

@@ -524,6 +524,8 @@ static size_t give_back(uint32_t what) {
 }
 
 const char *mu_mesher_why(void) {
+  if (atomic_load_explicit(&stays_away, memory_order_relaxed))
+    return "no thread is started, because of a seccomp filter, valgrind, or a namespace of its own (dlmopen)";
   bool refused = m.attempts && atomic_load_explicit(&m.state, memory_order_relaxed) != RUNNING;
   return refused ? "no thread can be started, so nothing is meshed or given back" : mu_engine_why();
 }

@@ -4,8 +4,14 @@
 #include "src/sys.h"
 #include <string.h>
 
-struct mu_options mu_options = {
-    .mesh = 1, .cpu_percent = 5, .pause_us = 200, .decay_ms = 1000, .mapping_share = 80, .ring = 1, .best_tier = 1};
+struct mu_options mu_options = {.mesh = 1,
+                                .cpu_percent = 5,
+                                .pause_us = 200,
+                                .decay_ms = 1000,
+                                .mapping_share = 80,
+                                .ring = 1,
+                                .abort = 1,
+                                .best_tier = 1};
 
 static const struct option {
   const char *name;
@@ -19,6 +25,8 @@ static const struct option {
     {"MESH_UFFD_MAPPINGS", &mu_options.mapping_share, 0, 100},
     {"MESH_UFFD_DROP_CAPS", &mu_options.drop_caps, 0, 1},
     {"MESH_UFFD_RING", &mu_options.ring, 0, 1},
+    {"MESH_UFFD_CHECK", &mu_options.check, 0, 2},
+    {"MESH_UFFD_ABORT", &mu_options.abort, 0, 1},
     {"MESH_UFFD_TEST_TIER", &mu_options.best_tier, 1, 4},
     {"MESH_UFFD_TEST_EAGER", &mu_options.eager, 0, 1},
     {"MESH_UFFD_TEST_VALIDATE", &mu_options.validate, 0, 1},
@@ -45,10 +53,11 @@ static void set(const struct option *o, const char *text) {
     mu_log("%s=%.64s is not a number from %u to %u; using %u", o->name, text, o->low, o->high, *o->value);
 }
 
-/* Read by the test programs themselves. */
-static bool is_for_tests(const char *name, size_t len) {
+/* Read by the test programs themselves, or where it is decided whether there is a heap at all (src/aside.c). */
+static bool is_for_others(const char *name, size_t len) {
   static const char *const names[] = {"MESH_UFFD_TEST_LONG", "MESH_UFFD_TEST_SEED",    "MESH_UFFD_TEST_ONLY",
-                                      "MESH_UFFD_TEST_SKIP", "MESH_UFFD_TEST_GENERIC", "MESH_UFFD_EXPECT_TIER"};
+                                      "MESH_UFFD_TEST_SKIP", "MESH_UFFD_TEST_GENERIC", "MESH_UFFD_EXPECT_TIER",
+                                      "MESH_UFFD_DENY"};
   for (size_t i = 0; i < sizeof names / sizeof *names; i++)
     if (strlen(names[i]) == len && memcmp(names[i], name, len) == 0) return true;
   return false;
@@ -69,7 +78,7 @@ void mu_options_read(char *const *envp) {
       mu_sys_hook_from_text(equals + 1);
       known = true;
     }
-    known |= is_for_tests(*envp, len);
+    known |= is_for_others(*envp, len);
     if (!known) mu_log("unknown option %.64s; ignored", *envp);
   }
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The environment variables MESH_UFFD_*: read once, before main. Ignored under secure execution. */
+/* The environment variables MESH_UFFD_*: read once, at the first allocation. Ignored under secure execution. */
 #ifndef MU_OPTIONS_H
 #define MU_OPTIONS_H
 
@@ -14,6 +14,8 @@ struct mu_options {
   uint32_t mapping_share; /* MESH_UFFD_MAPPINGS: percent of vm.max_map_count for meshing, 0 to 100; 80 */
   uint32_t drop_caps;     /* MESH_UFFD_DROP_CAPS: 1 drops CAP_SYS_PTRACE after opening userfaultfd; 0 */
   uint32_t ring;          /* MESH_UFFD_RING: 0 does without io_uring; 1 */
+  uint32_t check;         /* MESH_UFFD_CHECK: 1 checks each free at once, 2 what is beyond an object's end too; 0 */
+  uint32_t abort;         /* MESH_UFFD_ABORT: 0 goes on after a misuse of the heap; 1 */
   uint32_t best_tier;     /* MESH_UFFD_TEST_TIER: 1 full, 2 wp, 3 user, 4 none: nothing better is used; 1 */
   uint32_t eager;         /* MESH_UFFD_TEST_EAGER: 1 meshes any heap, all the time; 0 */
   uint32_t validate;      /* MESH_UFFD_TEST_VALIDATE: 1 checks the whole heap after each pass; 0 */

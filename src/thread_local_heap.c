@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "src/thread_local_heap.h"
+#include "src/aside.h"
 #include "src/fork.h"
 #include "src/log.h"
+#include "src/options.h"
 #include "src/rng.h"
 #include "src/sys.h"
 #include <errno.h>
@@ -10,6 +12,8 @@
 #include <sys/auxv.h>
 
 enum { FIRST_BATCH = 8 };
+
+enum mu_aside mu_aside;
 
 static struct mu_thread_local_heap empty_heap;
 /* A thread that has ended (its key's destructor has run) and still calls: served slot by slot, keeping nothing. */
@@ -34,7 +38,8 @@ static bool heap_ready(void) {
   if (MU_LIKELY(atomic_load_explicit(&registry.heap_ready, memory_order_acquire))) return true;
   mu_lock_take(&registry.lock);
   bool ready = atomic_load_explicit(&registry.heap_ready, memory_order_relaxed);
-  if (!ready && (ready = mu_arena_init())) {
+  if (mu_before_heap && !ready) mu_before_heap();
+  if (!ready && !mu_aside && (ready = mu_arena_init())) {
     mu_global_heap_init();
     const void *random = (const void *)getauxval(AT_RANDOM);
     if (random) memcpy(&registry.seeds, random, sizeof registry.seeds);
@@ -49,14 +54,19 @@ bool mu_heap_ready(void) {
   return heap_ready();
 }
 
+/* Where each free is to be checked at once, vectors have no room: then each goes to the bitmap of its span. */
+static size_t room_of(unsigned c) {
+  return mu_options.check ? 0 : mu_classes[c].cap;
+}
+
 static struct mu_thread_local_heap *make_heap(void) {
   size_t room = 0;
-  for (unsigned c = 1; c < MU_CLASSES; c++) room += mu_classes[c].cap;
+  for (unsigned c = 1; c < MU_CLASSES; c++) room += room_of(c);
   struct mu_thread_local_heap *t = mu_meta_alloc(sizeof *t + room * sizeof *t->slots);
   void **at = t ? t->slots : NULL;
   for (unsigned c = 1; t && c < MU_CLASSES; c++) {
     t->vectors[c].top = t->vectors[c].bottom = at;
-    t->vectors[c].end = at += mu_classes[c].cap;
+    t->vectors[c].end = at += room_of(c);
   }
   return t;
 }
@@ -159,6 +169,7 @@ void *mu_malloc_refill(unsigned c) {
   mu_check_forked();
   if (MU_UNLIKELY(!has_heap()) && !thread_started()) return claim_one(c);
   struct mu_shuffle_vector *v = &mu_own_heap->vectors[c];
+  if (MU_UNLIKELY(v->end == v->bottom)) return claim_one(c);
   void *p = mu_vector_pop(v); /* a thread's start may have allocated, and filled it */
   if (p) return p;
   bool grown;

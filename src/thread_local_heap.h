@@ -35,8 +35,12 @@ void mu_watch_calls(void);
 /* Registers the fork handlers and the thread-exit key. Once, after libc is up. */
 void mu_threads_init(void);
 
-/* Makes the heap on the first call of all. False when not even a minimal reservation can be had. */
+/* Makes the heap on the first call of all. False when not even a minimal reservation can be had, or when this program
+ * is left alone (aside.h). */
 bool mu_heap_ready(void);
+/* Called before the heap is made, once or more often, by one thread at a time. Where it is linked: not in unit tests.
+ */
+void mu_before_heap(void) __attribute__((weak));
 
 /* The slow ways: a vector that is empty, a vector that is full. */
 void *mu_malloc_refill(unsigned size_class);

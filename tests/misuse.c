@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * One misuse of the heap, named by the argument; misuse.sh says what must come of it. Writes `pointer: <%p>` to
- * standard output before it misuses that pointer. Exits 3 when nothing has stopped it, 2 for an unknown name.
+ * One misuse of the heap, named by the argument; misuse.sh says what must come of it. Without argument: the list of
+ * them, each with the least MESH_UFFD_CHECK that finds it at once. Writes `pointer: <%p>` to standard output before it
+ * misuses that pointer. Exits 3 when nothing has stopped it, 2 for an unknown name.
  */
 #include "test.h"
 
@@ -94,6 +95,116 @@ static void misuse_tail(void) {
   for (size_t i = 0; i < SMALLS; i++) free(objects[i]);
 }
 
+/* ---- small objects, looked at at once with the checking option ----------------------------------------------------
+ */
+
+/* An object whose span holds others, so that it stays. */
+static char *small_object(size_t size) {
+  static void *keep[2];
+  keep[0] = malloc(size);
+  char *p = malloc(size);
+  keep[1] = malloc(size);
+  CHECK(p && keep[0] && keep[1]);
+  memset(p, 1, size);
+  return p;
+}
+
+/* Somebody else's object is freed in between. */
+static void misuse_double_small(void) {
+  char *p = small_object(SMALL), *q = small_object(SMALL);
+  uintptr_t address = (uintptr_t)p;
+  announce(p);
+  free(p);
+  free(q);
+  free(opaque((void *)address));
+}
+
+static void misuse_double_at_once(void) {
+  char *p = small_object(SMALL);
+  uintptr_t address = (uintptr_t)p;
+  announce(p);
+  free(p);
+  free(opaque((void *)address));
+}
+
+static void misuse_by(size_t offset) {
+  char *p = opaque(small_object(SMALL) + offset);
+  announce(p);
+  free(p);
+}
+
+static void misuse_interior_small(void) {
+  misuse_by(16);
+}
+static void misuse_unaligned_at_once(void) {
+  misuse_by(1);
+}
+
+static void misuse_realloc_freed_small(void) {
+  char *p = small_object(SMALL);
+  uintptr_t address = (uintptr_t)p;
+  announce(p);
+  free(p);
+  p = opaque(realloc(opaque((void *)address), SMALL * 4));
+}
+
+static void misuse_realloc_interior_small(void) {
+  char *p = opaque(small_object(SMALL) + 32);
+  announce(p);
+  p = opaque(realloc(p, SMALL * 4));
+}
+
+/* Every object of the class goes, and then what held them. */
+static void misuse_gone(void) {
+  enum { MANY = 40000 };
+  static char *objects[MANY];
+  for (size_t i = 0; i < MANY; i++) CHECK((objects[i] = malloc(SMALL)));
+  uintptr_t address = (uintptr_t)objects[MANY / 2];
+  announce(objects[MANY / 2]);
+  for (size_t i = 0; i < MANY; i++) free(objects[i]);
+  free(opaque((void *)address));
+}
+
+/* ---- past the end, with guards ------------------------------------------------------------------------------------
+ */
+
+static char *overrun(size_t size, size_t at) {
+  char *p = size > 100000 ? malloc(size) : small_object(size);
+  CHECK(p);
+  announce(p);
+  p = opaque(p);
+  *(volatile char *)(p + at) = 7;
+  return p;
+}
+
+static void misuse_one_past(void) {
+  free(overrun(40, 40));
+}
+static void misuse_one_past_full(void) {
+  free(overrun(SMALL, SMALL));
+}
+static void misuse_one_past_large(void) {
+  free(overrun(LARGE, LARGE));
+}
+static void misuse_realloc_past(void) {
+  char *p = opaque(realloc(overrun(40, 45), 80));
+  free(p);
+}
+static void misuse_past_aligned(void) {
+  char *p = aligned_alloc(256, 300);
+  CHECK(p);
+  announce(p);
+  memset(opaque(p), 7, 301);
+  free(p);
+}
+/* As a string that is longer than the room for it. */
+static void misuse_into_neighbour(void) {
+  char *p = small_object(SMALL);
+  announce(p);
+  memset((char *)opaque(p), 'x', SMALL + 40);
+  free(p);
+}
+
 /* The control: nothing is wrong. */
 static void misuse_none(void) {
   static void *objects[SMALLS];
@@ -104,24 +215,38 @@ static void misuse_none(void) {
 
 static const struct {
   const char *name;
+  int check; /* the least MESH_UFFD_CHECK that finds it at once */
   void (*run)(void);
 } cases[] = {
-    {"none", misuse_none},
-    {"free-stack", misuse_stack},
-    {"free-mmap", misuse_mmap},
-    {"realloc-mmap", misuse_realloc_mmap},
-    {"free-interior-page", misuse_interior_page},
-    {"free-interior-byte", misuse_interior_byte},
-    {"double-free-large", misuse_double},
-    {"realloc-freed-large", misuse_realloc_freed},
-    {"free-unaligned-small", misuse_unaligned},
-    {"free-tail-of-span", misuse_tail},
+    {"none", 0, misuse_none},
+    {"free-stack", 0, misuse_stack},
+    {"free-mmap", 0, misuse_mmap},
+    {"realloc-mmap", 0, misuse_realloc_mmap},
+    {"free-interior-page", 0, misuse_interior_page},
+    {"free-interior-byte", 0, misuse_interior_byte},
+    {"double-free-large", 0, misuse_double},
+    {"realloc-freed-large", 0, misuse_realloc_freed},
+    {"free-unaligned-small", 0, misuse_unaligned},
+    {"free-tail-of-span", 0, misuse_tail},
+    {"double-free-small-at-once", 0, misuse_double_at_once},
+    {"double-free-small", 1, misuse_double_small},
+    {"free-interior-small", 1, misuse_interior_small},
+    {"free-unaligned-small-at-once", 1, misuse_unaligned_at_once},
+    {"realloc-freed-small", 1, misuse_realloc_freed_small},
+    {"realloc-interior-small", 1, misuse_realloc_interior_small},
+    {"double-free-of-gone-span", 1, misuse_gone},
+    {"one-past-the-end", 2, misuse_one_past},
+    {"one-past-a-full-slot", 2, misuse_one_past_full},
+    {"one-past-a-large-block", 2, misuse_one_past_large},
+    {"realloc-past-the-end", 2, misuse_realloc_past},
+    {"past-an-aligned-one", 2, misuse_past_aligned},
+    {"into-the-neighbour", 2, misuse_into_neighbour},
 };
 
 int main(int argc, char **argv) {
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
     if (argc < 2) {
-      printf("%s\n", cases[i].name);
+      printf("%s %d\n", cases[i].name, cases[i].check);
     } else if (strcmp(argv[1], cases[i].name) == 0) {
       cases[i].run();
       return 3;

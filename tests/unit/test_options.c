@@ -20,6 +20,8 @@ static const struct option {
     {"MESH_UFFD_MAPPINGS", &mu_options.mapping_share, 0, 100, 80},
     {"MESH_UFFD_DROP_CAPS", &mu_options.drop_caps, 0, 1, 0},
     {"MESH_UFFD_RING", &mu_options.ring, 0, 1, 1},
+    {"MESH_UFFD_CHECK", &mu_options.check, 0, 2, 0},
+    {"MESH_UFFD_ABORT", &mu_options.abort, 0, 1, 1},
     {"MESH_UFFD_TEST_TIER", &mu_options.best_tier, 1, 4, 1},
     {"MESH_UFFD_TEST_EAGER", &mu_options.eager, 0, 1, 0},
     {"MESH_UFFD_TEST_VALIDATE", &mu_options.validate, 0, 1, 0},
