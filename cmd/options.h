@@ -6,7 +6,7 @@
 #include "cmd/cmd.h"
 #include <getopt.h>
 
-enum { LIBRARY_OPTIONS = 11, FIRST_LIBRARY_OPTION = 256 };
+enum { LIBRARY_OPTIONS = 14, FIRST_LIBRARY_OPTION = 256 };
 
 /* In front of a command's own options; their values are FIRST_LIBRARY_OPTION and up. */
 #define LIBRARY_OPTIONS_LIST                                                                                           \
@@ -14,7 +14,9 @@ enum { LIBRARY_OPTIONS = 11, FIRST_LIBRARY_OPTION = 256 };
       {"cpu-percent", required_argument, NULL, 258}, {"pause-us", required_argument, NULL, 259},                       \
       {"decay-ms", required_argument, NULL, 260}, {"mappings", required_argument, NULL, 261},                          \
       {"drop-caps", no_argument, NULL, 262}, {"no-ring", no_argument, NULL, 263},                                      \
-      {"stats", optional_argument, NULL, 264}, {"strict", no_argument, NULL, 265}, {                                   \
+      {"stats", optional_argument, NULL, 264}, {"profile", optional_argument, NULL, 265},                              \
+      {"profile-file", required_argument, NULL, 266}, {"profile-signal", required_argument, NULL, 267},                \
+      {"strict", no_argument, NULL, 268}, {                                                                            \
     "quiet", no_argument, NULL, 'q'                                                                                    \
   }
 
@@ -27,6 +29,9 @@ enum { LIBRARY_OPTIONS = 11, FIRST_LIBRARY_OPTION = 256 };
   "      --drop-caps         gives up CAP_SYS_PTRACE once userfaultfd is open\n"                                       \
   "      --no-ring           does without io_uring\n"                                                                  \
   "      --stats[=LEVEL]     statistics on standard error at exit; 2: of each size class too\n"                        \
+  "      --profile[=BYTES]   heap profile: a sample each so many bytes (524288)\n"                                     \
+  "      --profile-file FILE where it goes at exit; %p: process, %n: number of the profile\n"                          \
+  "      --profile-signal N  this signal writes it\n"                                                                  \
   "      --library FILE      the library to preload, instead of the one that belongs to this command\n"                \
   "      --strict            fails where it would warn that the program is not affected\n"                             \
   "  -q, --quiet             no such warnings\n"

@@ -9,7 +9,7 @@
 
 static const struct {
   const char *flag, *variable, *fixed;
-  uint64_t low, high;
+  uint64_t low, high; /* both 0, and nothing fixed: any text */
 } variables[] = {
     {"no-mesh", "MESH_UFFD_MESH", "0", 0, 0},
     {"cpu-percent", "MESH_UFFD_CPU_PERCENT", NULL, 1, 100},
@@ -19,6 +19,9 @@ static const struct {
     {"drop-caps", "MESH_UFFD_DROP_CAPS", "1", 0, 0},
     {"no-ring", "MESH_UFFD_RING", "0", 0, 0},
     {"stats", "MALLOCSTATS", NULL, 0, 2},
+    {"profile", "MESH_UFFD_PROFILE", NULL, 0, 1073741824},
+    {"profile-file", "MESH_UFFD_PROFILE_FILE", NULL, 0, 0},
+    {"profile-signal", "MESH_UFFD_PROFILE_SIGNAL", NULL, 0, 64},
 };
 
 bool library_option(const char *command, int option, const char *value, struct library_options *o) {
@@ -31,8 +34,8 @@ bool library_option(const char *command, int option, const char *value, struct l
     return true;
   }
   if (i == sizeof variables / sizeof *variables) return o->strict = true;
-  if (!value) value = variables[i].fixed ? variables[i].fixed : "1";
-  if (!variables[i].fixed && !parse_number(value, variables[i].low, variables[i].high, &number))
+  if (!value) value = variables[i].fixed ? variables[i].fixed : strcmp(variables[i].flag, "profile") ? "1" : "524288";
+  if (variables[i].high && !parse_number(value, variables[i].low, variables[i].high, &number))
     die_usage(command, "--%s: '%s' is not a number from %llu to %llu", variables[i].flag, value,
               (unsigned long long)variables[i].low, (unsigned long long)variables[i].high);
   if (setenv(variables[i].variable, value, 1) < 0) die(FAILED, "no memory");

@@ -30,7 +30,7 @@ _mesh_uffd_program() {
 
 _mesh_uffd() {
   local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]} command=${COMP_WORDS[1]} options='' program
-  local library='--no-mesh --cpu-percent --pause-us --decay-ms --mappings --drop-caps --no-ring --stats --library --strict --quiet --help'
+  local library='--no-mesh --cpu-percent --pause-us --decay-ms --mappings --drop-caps --no-ring --stats --profile --profile-file --profile-signal --library --strict --quiet --help'
   COMPREPLY=()
   if ((COMP_CWORD == 1)); then
     mapfile -t COMPREPLY < <(compgen -W 'run doctor stat top map record help --help --version' -- "$word")
@@ -63,12 +63,12 @@ _mesh_uffd() {
     fi
   fi
   case $before in
-  --output | --library | -o)
+  --output | --library | --profile-file | -o)
     compopt -o filenames 2>/dev/null
     mapfile -t COMPREPLY < <(compgen -f -- "$word")
     return
     ;;
-  --cpu-percent | --pause-us | --decay-ms | --mappings | --interval | --count | -i | -n) return ;;
+  --cpu-percent | --pause-us | --decay-ms | --mappings | --profile-signal | --interval | --count | -i | -n) return ;;
   esac
   if [[ $word == -* ]]; then
     mapfile -t COMPREPLY < <(compgen -W "$options" -- "$word")

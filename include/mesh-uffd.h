@@ -87,6 +87,12 @@ size_t mesh_uffd_usable_size(const void *p);
  */
 int mesh_uffd_exempt(const void *p);
 
+/*
+ * Writes the heap profile to a file, in the format of pprof. Returns 0; ENOTSUP when profiling is off (the option
+ * MESH_UFFD_PROFILE turns it on); or why the file cannot be written.
+ */
+int mesh_uffd_profile_write(const char *path);
+
 /* No pass starts between pause and the resume that matches it (they nest); pause waits for one that is under way. */
 void mesh_uffd_pause(void);
 void mesh_uffd_resume(void);

@@ -5,6 +5,7 @@
 #include "src/global_heap.h"
 #include "src/mesher.h"
 #include "src/pass.h"
+#include "src/profile.h"
 #include "src/stats.h"
 #include <errno.h>
 #include <malloc.h>
@@ -36,6 +37,9 @@ MU_EXPORT bool mesh_uffd_is_ours(const void *p) {
 }
 MU_EXPORT size_t mesh_uffd_usable_size(const void *p) {
   return mu_usable_size(p);
+}
+MU_EXPORT int mesh_uffd_profile_write(const char *path) {
+  return path ? mu_profile_write(path) : EINVAL;
 }
 MU_EXPORT void mesh_uffd_pause(void) {
   mu_pass_pause();

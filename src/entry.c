@@ -10,6 +10,7 @@
 #include "src/large.h"
 #include "src/log.h"
 #include "src/options.h"
+#include "src/profile.h"
 #include "src/thread_local_heap.h"
 #include <errno.h>
 #include <string.h>
@@ -86,12 +87,18 @@ static MU_COLD void check_guard(const char *call, void *p) {
 
 /* ---- malloc and free --------------------------------------------------------------------------------------------- */
 
+static inline void *seen(void *p, size_t size) {
+  if (MU_UNLIKELY(mu_profile_on)) mu_profile_alloc(p, size);
+  return p;
+}
+
 /* *zeroed: all of it is known to read as zeros. */
 static MU_NOINLINE void *malloc_slow(size_t size, bool *zeroed) {
   *zeroed = false;
   if (!mu_heap_ready()) return mu_aside ? mu_next_malloc(size) : out_of_memory();
-  if (!guards()) return allocate(size, zeroed);
-  return size > PTRDIFF_MAX ? out_of_memory() : guarded(allocate(mu_max(size, 1) + MU_GUARD_BYTES, zeroed), size);
+  if (!guards()) return seen(allocate(size, zeroed), size);
+  if (size > PTRDIFF_MAX) return out_of_memory();
+  return seen(guarded(allocate(mu_max(size, 1) + MU_GUARD_BYTES, zeroed), size), size);
 }
 
 /* The fast way, or NULL: before the thread has a heap, its vectors are empty, and the table says class 0, which never
@@ -130,6 +137,7 @@ static MU_COLD void free_foreign(void *p) {
 static MU_NOINLINE void free_slow(void *p) {
   if (!p) return;
   mu_check_forked();
+  if (MU_UNLIKELY(mu_profile_on)) mu_profile_free(p);
   size_t page = mu_page_of(p);
   if (page >= mu_arena_limit()) {
     free_foreign(p);
@@ -202,6 +210,15 @@ static MU_COLD void *realloc_checked(void *p, size_t size) {
   return size > PTRDIFF_MAX ? out_of_memory() : copy_to(p, mu_usable_size(p), size);
 }
 
+/* In place or by moving its pages, or NULL. A profile takes it as freed and allocated. */
+static void *resize_large(void *p, size_t size) {
+  if (MU_LIKELY(!mu_profile_on)) return mu_large_resize(p, size);
+  struct mu_profile_sample sample = mu_profile_take(p); /* before its address may be somebody else's */
+  void *q = mu_large_resize(p, size);
+  if (!q) mu_profile_put_back(&sample);
+  return seen(q, size);
+}
+
 void *mu_realloc(void *p, size_t size) {
   if (!p) return mu_malloc(size);
   if (size == 0) {
@@ -212,7 +229,7 @@ void *mu_realloc(void *p, size_t size) {
   if (MU_UNLIKELY(usable == 0)) return realloc_wrong(p, size);
   if (MU_UNLIKELY(mu_options.check)) return realloc_checked(p, size);
   if (size > MU_MAX_SMALL && usable > MU_MAX_SMALL) {
-    void *q = mu_large_resize(p, size);
+    void *q = resize_large(p, size);
     if (q) return q;
   }
   /* In place while at least half of it stays used. */
@@ -246,8 +263,9 @@ static void *aligned(size_t align, size_t size) {
   if (align <= 16) return mu_malloc(size);
   if (!mu_heap_ready() && mu_aside) return mu_next_memalign(align, size);
   if (!mu_heap_ready() || size > PTRDIFF_MAX) return out_of_memory();
-  return guards() ? guarded(allocate_aligned(align, mu_max(size, 1) + MU_GUARD_BYTES), size)
-                  : allocate_aligned(align, size);
+  void *p = guards() ? guarded(allocate_aligned(align, mu_max(size, 1) + MU_GUARD_BYTES), size)
+                     : allocate_aligned(align, size);
+  return seen(p, size);
 }
 
 void *mu_memalign(size_t align, size_t size) {

@@ -4,6 +4,7 @@
 #include "src/log.h"
 #include "src/mesher.h"
 #include "src/pass.h"
+#include "src/profile.h"
 #include "src/span_table.h"
 #include "src/sys.h"
 #include "src/thread_local_heap.h"
@@ -40,9 +41,11 @@ static void prepare(void) {
   mu_registry_lock();
   mu_global_lock_all();
   mu_lock_take(&mu_extent_lock);
+  mu_profile_lock();
 }
 
 static void release(void) {
+  mu_profile_unlock();
   mu_lock_release(&mu_extent_lock);
   mu_global_unlock_all();
   mu_registry_unlock();
@@ -63,6 +66,7 @@ static void renew_locks(void) {
   mu_pass_renew();
   mu_meta_renew();
   mu_span_table_renew();
+  mu_profile_renew();
 }
 
 static void child(void) {

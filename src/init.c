@@ -7,6 +7,7 @@
 #include "src/log.h"
 #include "src/mesher.h"
 #include "src/options.h"
+#include "src/profile.h"
 #include "src/stats.h"
 #include "src/thread_local_heap.h"
 #include <stdlib.h>
@@ -73,11 +74,13 @@ __attribute__((constructor(101))) static void before_main(void) {
   if (mu_aside) return;
   mu_threads_init();
   if (!mu_heap_ready()) return;
+  if (mu_options.profile) mu_profile_init();
   mu_fork_init();
   if (mu_is_second_namespace() || is_simulated()) mu_mesher_stay_away();
   mu_mesher_init();
 }
 
 __attribute__((destructor(101))) static void after_main(void) {
+  mu_profile_write_at_exit();
   if (mu_options.stats && !mu_aside) mu_stats_print(mu_options.stats);
 }

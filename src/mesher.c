@@ -6,6 +6,7 @@
 #include "src/pacing.h"
 #include "src/pack.h"
 #include "src/pass.h"
+#include "src/profile.h"
 #include "src/reclaim.h"
 #include "src/stats_page.h"
 #include "src/sys.h"
@@ -382,6 +383,7 @@ static void *run(void *unused) {
     if (is_to_stop()) break;
     beat();
     answer_requests();
+    mu_profile_answer();
     if ((ticks = ticks_passed())) tick(ticks);
     mu_stats_page_write();
     int64_t ns = nap();
@@ -404,6 +406,13 @@ static void ring_bell(void) {
 static bool is_running(void) {
   /* seq_cst: see mu_mesher_leave */
   return atomic_load_explicit(&m.state, memory_order_seq_cst) == RUNNING && mu_pid() == m.pid;
+}
+
+bool mu_mesher_is_running(void) {
+  return is_running();
+}
+void mu_mesher_look_up(void) {
+  ring_bell();
 }
 
 enum { ANSWER_MS = 1000, WORK_MS = 10000, LOOK_MS = 100 };
@@ -498,6 +507,7 @@ void mu_mesher_init(void) {
   mu_on_growth = grown;
   /* Not before the program allocates: who brings a malloc of its own, and counts its threads, gets none of ours. */
   if (!mu_options.eager) grown();
+  if (mu_options.profile && mu_options.profile_signal) start(); /* writes the profile of a program that sleeps */
   if (!mu_options.drop_caps) return;
   start();
   if (is_running()) request(WANT_ENGINE);

@@ -11,6 +11,10 @@
 /* Once, before main: from here on the mesher may start. */
 void mu_mesher_init(void);
 
+bool mu_mesher_is_running(void);
+/* It looks up from its sleep, at what it is asked for besides. From a signal handler, too. */
+void mu_mesher_look_up(void);
+
 /* Compacts as far as it goes, now; returns bytes given back. Blocks until done. */
 size_t mu_mesher_compact(void);
 /* Gives unused pages back, now; returns bytes. */

@@ -27,6 +27,8 @@ static const struct option {
     {"MESH_UFFD_RING", &mu_options.ring, 0, 1},
     {"MESH_UFFD_CHECK", &mu_options.check, 0, 2},
     {"MESH_UFFD_ABORT", &mu_options.abort, 0, 1},
+    {"MESH_UFFD_PROFILE", &mu_options.profile, 0, 1073741824},
+    {"MESH_UFFD_PROFILE_SIGNAL", &mu_options.profile_signal, 0, 64},
     {"MESH_UFFD_TEST_TIER", &mu_options.best_tier, 1, 4},
     {"MESH_UFFD_TEST_EAGER", &mu_options.eager, 0, 1},
     {"MESH_UFFD_TEST_VALIDATE", &mu_options.validate, 0, 1},
@@ -76,6 +78,10 @@ void mu_options_read(char *const *envp) {
       }
     if (len == 19 && memcmp(*envp, "MESH_UFFD_TEST_FAIL", 19) == 0) {
       mu_sys_hook_from_text(equals + 1);
+      known = true;
+    }
+    if (len == 22 && memcmp(*envp, "MESH_UFFD_PROFILE_FILE", 22) == 0) {
+      mu_options.profile_file = equals[1] ? equals + 1 : NULL;
       known = true;
     }
     known |= is_for_others(*envp, len);

@@ -98,8 +98,7 @@ static void flush(struct mu_thread_local_heap *t, void (*give)(unsigned, void *c
   }
 }
 
-/* Whether the calling thread has a heap of its own. */
-static bool has_heap(void) {
+bool mu_has_heap(void) {
   return mu_own_heap != &empty_heap && mu_own_heap != &ended_heap;
 }
 
@@ -114,7 +113,7 @@ void mu_watch_calls(void) {
 }
 
 void mu_thread_flush(void) {
-  if (has_heap()) flush(mu_own_heap, mu_give_back);
+  if (mu_has_heap()) flush(mu_own_heap, mu_give_back);
 }
 
 static void retire(struct mu_thread_local_heap *t) {
@@ -152,7 +151,7 @@ static bool thread_started(void) {
 void mu_threads_init(void) {
   registry.key_ready = pthread_key_create(&registry.key, thread_ended) == 0;
   /* Threads that allocated before now: only the one that runs constructors. */
-  if (registry.key_ready && has_heap()) pthread_setspecific(registry.key, mu_own_heap);
+  if (registry.key_ready && mu_has_heap()) pthread_setspecific(registry.key, mu_own_heap);
 }
 
 /* A thread without a heap of its own takes slot by slot. */
@@ -167,7 +166,7 @@ static void *claim_one(unsigned c) {
 
 void *mu_malloc_refill(unsigned c) {
   mu_check_forked();
-  if (MU_UNLIKELY(!has_heap()) && !thread_started()) return claim_one(c);
+  if (MU_UNLIKELY(!mu_has_heap()) && !thread_started()) return claim_one(c);
   struct mu_shuffle_vector *v = &mu_own_heap->vectors[c];
   if (MU_UNLIKELY(v->end == v->bottom)) return claim_one(c);
   void *p = mu_vector_pop(v); /* a thread's start may have allocated, and filled it */

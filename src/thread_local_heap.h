@@ -20,7 +20,9 @@ struct mu_thread_local_heap {
   struct mu_shuffle_vector vectors[MU_CLASSES]; /* [0]: always empty, without room */
   struct mu_thread_local_heap *next, *prev;     /* registry, under its lock */
   uint64_t rng;
-  void *slots[]; /* room of the vectors, side by side */
+  int64_t until_sample; /* profiling: bytes to the next sample, 0 before the first is chosen */
+  bool profiling;       /* this thread is taking one, or writing them */
+  void *slots[];        /* room of the vectors, side by side */
 };
 
 /* Never NULL: a thread that has no heap yet, or none any more, has the empty one, whose vectors send both malloc and
@@ -34,6 +36,9 @@ void mu_watch_calls(void);
 
 /* Registers the fork handlers and the thread-exit key. Once, after libc is up. */
 void mu_threads_init(void);
+
+/* Whether the calling thread has a heap of its own: not before its first call, nor once it has ended. */
+bool mu_has_heap(void);
 
 /* Makes the heap on the first call of all. False when not even a minimal reservation can be had, or when this program
  * is left alone (aside.h). */

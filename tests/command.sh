@@ -126,7 +126,7 @@ done
 expect 1 "doctor of a stranger" "$command" doctor "$stranger" && shows 'mesh-uffd run -- .*sleep' "doctor of a process without the library"
 for wrong in "stat --json --openmetrics 1" "stat --interval 0 1" "stat --interval x 1" "stat --count 0 1" "top -n 0 --batch" \
   "run --cpu-percent 0 true" "run --cpu-percent 101 true" "run --pause-us 19 true" "run --decay-ms -1 true" \
-  "run --mappings x true" "run --stats=3 true" run "run --" record "record -o x.svg" "record -o x.txt true" \
+  "run --mappings x true" "run --stats=3 true" "run --profile=x true" "run --profile-signal 65 true" run "run --" record "record -o x.svg" "record -o x.txt true" \
   "record -o x.svg -i 0 true" map "stat"; do
   # shellcheck disable=SC2086 # words
   expect 2 "$wrong" "$command" $wrong && says "See 'mesh-uffd " "$wrong"
@@ -136,8 +136,8 @@ done
 expect 7 "run's status" "$command" run sh -c 'exit 7' && ok "run gives the program's status"
 # shellcheck disable=SC2016 # for the program
 expect 0 "run's environment" "$command" run --no-mesh --cpu-percent 7 --decay-ms 20 --mappings 30 --pause-us 100 --no-ring \
-  --drop-caps -q -- sh -c 'echo "$LD_PRELOAD $MESH_UFFD_MESH $MESH_UFFD_CPU_PERCENT $MESH_UFFD_DECAY_MS $MESH_UFFD_MAPPINGS $MESH_UFFD_PAUSE_US $MESH_UFFD_RING $MESH_UFFD_DROP_CAPS"' &&
-  shows "^$directory/.libs/libmesh-uffd.so 0 7 20 30 100 0 1\$" "run sets the options"
+  --drop-caps --profile --profile-file /dev/null --profile-signal 12 -q -- sh -c 'echo "$MESH_UFFD_PROFILE $MESH_UFFD_PROFILE_FILE $MESH_UFFD_PROFILE_SIGNAL $LD_PRELOAD $MESH_UFFD_MESH $MESH_UFFD_CPU_PERCENT $MESH_UFFD_DECAY_MS $MESH_UFFD_MAPPINGS $MESH_UFFD_PAUSE_US $MESH_UFFD_RING $MESH_UFFD_DROP_CAPS"' &&
+  shows "^524288 /dev/null 12 $directory/.libs/libmesh-uffd.so 0 7 20 30 100 0 1\$" "run sets the options"
 expect 0 "run's words" "$command" run printf '%s|' -a --json 'b c' && shows '^-a\|--json\|b c\|$' "run leaves the program's arguments alone"
 expect 0 "run --stats" "$command" run --stats true
 if grep -q '^MESH COUNT: ' "$err"; then ok "run --stats"; else fail "run --stats shows none"; fi

@@ -199,6 +199,7 @@ struct mesh_api {
   bool (*is_ours)(const void *);
   size_t (*usable_size)(const void *);
   int (*exempt)(const void *);
+  int (*profile_write)(const char *);
   void (*pause)(void);
   void (*resume)(void);
 };
@@ -219,10 +220,11 @@ static inline struct mesh_api mesh_api_find(void) {
   found += mesh_api_symbol("mesh_uffd_is_ours", &api.is_ours);
   found += mesh_api_symbol("mesh_uffd_usable_size", &api.usable_size);
   found += mesh_api_symbol("mesh_uffd_exempt", &api.exempt);
+  found += mesh_api_symbol("mesh_uffd_profile_write", &api.profile_write);
   found += mesh_api_symbol("mesh_uffd_pause", &api.pause);
   found += mesh_api_symbol("mesh_uffd_resume", &api.resume);
-  CHECKF(found == 0 || found == 8, "only %d of 8 public functions are there", found);
-  api.present = found == 8;
+  CHECKF(found == 0 || found == 9, "only %d of 9 public functions are there", found);
+  api.present = found == 9;
   return api;
 }
 

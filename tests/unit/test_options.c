@@ -22,6 +22,8 @@ static const struct option {
     {"MESH_UFFD_RING", &mu_options.ring, 0, 1, 1},
     {"MESH_UFFD_CHECK", &mu_options.check, 0, 2, 0},
     {"MESH_UFFD_ABORT", &mu_options.abort, 0, 1, 1},
+    {"MESH_UFFD_PROFILE", &mu_options.profile, 0, 1073741824, 0},
+    {"MESH_UFFD_PROFILE_SIGNAL", &mu_options.profile_signal, 0, 64, 0},
     {"MESH_UFFD_TEST_TIER", &mu_options.best_tier, 1, 4, 1},
     {"MESH_UFFD_TEST_EAGER", &mu_options.eager, 0, 1, 0},
     {"MESH_UFFD_TEST_VALIDATE", &mu_options.validate, 0, 1, 0},
@@ -174,6 +176,12 @@ Test(options, names_for_tests_are_known) {
   cr_assert_str_eq(message, "");
   read_option("MESH_UFFD_TEST_SEED=123");
   cr_assert_str_eq(message, "");
+  read_option("MESH_UFFD_PROFILE_FILE=");
+  cr_assert_str_eq(message, "");
+  cr_assert_null(mu_options.profile_file);
+  read_option("MESH_UFFD_PROFILE_FILE=a=b");
+  cr_assert_str_eq(message, "");
+  cr_assert_not_null(mu_options.profile_file);
   read_option("MESH_UFFD_TEST_FAIL=getpid:1:5");
   cr_assert_str_eq(message, "");
   cr_assert_not_null(mu_sys_hook);
