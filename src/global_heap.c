@@ -14,8 +14,6 @@ void (*mu_on_growth)(void);
 void (*mu_on_activity)(void);
 _Atomic uint32_t mu_mesher_listens;
 
-enum { SPARE_RUNS = 1 }; /* empty runs a class keeps, so that one object at the edge does not make and unmake runs */
-
 void mu_global_heap_init(void) {
   for (unsigned c = 0; c < MU_CLASSES; c++) mu_class_heaps[c].lock.rank = MU_RANK_CLASS + c;
 }
@@ -199,38 +197,36 @@ static bool run_destroy(struct mu_class_heap *h, uint32_t r) {
 
 /* ---- claim ------------------------------------------------------------------------------------------------------- */
 
-/* What is allocated one after the other shall lie side by side, or caches and prefetching are of no use. So the slots
- * that were claimed upwards from a random place are handed out upwards or downwards, but not in any order. */
-static void turn_at_random(void **slots, uint32_t n, uint64_t *rng) {
-  if (mu_rng_next(rng) >> 63) return; /* downwards, since vectors are emptied from their end */
-  for (uint32_t i = 0; i < n / 2; i++) {
-    void *t = slots[i];
-    slots[i] = slots[n - 1 - i];
-    slots[n - 1 - i] = t;
-  }
-}
-
-/* Claims up to n free bits of a span, upwards from where the last claim ended, and when it was empty from a random one,
- * so that no pattern of the program's shows in the bitmap. */
+/*
+ * Claims up to n free bits of a span, upwards from where the last claim ended, and when it was empty from a random one,
+ * so that no pattern of the program's shows in the bitmap. What is allocated one after the other shall lie side by
+ * side, or caches and prefetching are of no use: so the slots are handed out upwards or downwards, at random, but not
+ * in any order.
+ */
 static uint32_t claim_bits(const struct mu_size_class *k, size_t page, void **out, uint32_t n, uint64_t *rng) {
   struct mu_mini_heap *span = mu_mini_heap(page);
   char *base = mu_page_address(page);
-  uint32_t got = 0, start = span->live ? span->stamp : mu_rng_below(rng, k->slots), w = start / 64, last = 0;
+  uint32_t start = span->live ? span->stamp : mu_rng_below(rng, k->slots), w = start / 64, last = 0;
+  uint32_t left = n = (uint32_t)mu_min(n, (uint32_t)k->slots - span->live);
   uint64_t allowed = ~(uint64_t)0 << (start % 64);
-  for (uint32_t i = 0; i <= k->words && got < n; i++) {
+  size_t size = k->size;
+  bool up = mu_rng_next(rng) >> 63;
+  ptrdiff_t step = up ? -1 : 1; /* vectors are emptied from their end */
+  void **to = up ? out + n - 1 : out;
+  while (left) {
     uint32_t bits = k->slots - w * 64U;
-    uint64_t free = ~span->bitmap[w] & allowed & (bits >= 64 ? ~(uint64_t)0 : ((uint64_t)1 << bits) - 1);
-    for (; free && got < n; free &= free - 1) {
-      uint32_t bit = (uint32_t)__builtin_ctzll(free);
-      span->bitmap[w] |= (uint64_t)1 << bit;
-      last = w * 64 + bit;
-      out[got++] = base + (size_t)last * k->size;
+    uint64_t free = ~span->bitmap[w] & allowed & (bits >= 64 ? ~(uint64_t)0 : ((uint64_t)1 << bits) - 1), rest = free;
+    for (; rest && left; rest &= rest - 1, left--) {
+      last = w * 64 + (uint32_t)__builtin_ctzll(rest);
+      *to = base + last * size;
+      to += step;
     }
+    span->bitmap[w] |= free ^ rest;
     allowed = ~(uint64_t)0;
     w = w + 1 < k->words ? w + 1 : 0;
   }
   span->stamp = (uint16_t)(last + 1 < k->slots ? last + 1 : 0);
-  return got;
+  return n;
 }
 
 static void mark_fresh(struct mu_run *run, void **slots, uint32_t n) {
@@ -285,7 +281,6 @@ static uint32_t claim_locked(unsigned c, void **out, uint32_t n, uint64_t *rng, 
     if (page) got = claim_from(h, k, page, out, n, rng);
   }
   h->ops++;
-  turn_at_random(out, got, rng);
   return got;
 }
 
@@ -303,49 +298,62 @@ static MU_COLD void misuse(const struct mu_run *run, const void *p) {
   mu_misuse(exact ? "free(%p): double free" : "free(%p): not the start of an allocation", p);
 }
 
-static inline struct mu_mini_heap *mini_heap_in(const struct mu_run *run, const struct mu_size_class *k, size_t page) {
-  return (struct mu_mini_heap *)(void *)(run->spans + ((page % MU_RUN_PAGES) >> k->span_shift) * k->meta);
-}
-
-static MU_NOINLINE void last_slot_gone(struct mu_class_heap *h, uint32_t r, struct mu_mini_heap *span) {
-  struct mu_run *run = &mu_arena.runs[r];
+static MU_NOINLINE void last_slot_gone(struct mu_class_heap *h, const struct mu_size_class *k, size_t page) {
+  struct mu_run *run = mu_run_of(page);
+  struct mu_mini_heap *span = mu_mini_heap(page);
+  if (span->state == MU_SPAN_OPEN) rebin(h, k, page);
   span_died(h, run, span);
-  if (run->used == 0 && !run->closed && (run->meshed || h->spare_runs > SPARE_RUNS)) run_destroy(h, r);
+  if (run->used == 0 && !run->closed && (run->meshed || h->spare_runs > k->spare_runs))
+    run_destroy(h, (uint32_t)(page / MU_RUN_PAGES));
 }
 
-static void give_back_one(struct mu_class_heap *h, const struct mu_size_class *k, void *p) {
-  size_t offset = (size_t)((char *)p - mu_arena.base), page = offset >> mu_arena.page_shift;
-  uint32_t r = (uint32_t)(page / MU_RUN_PAGES);
-  struct mu_run *run = &mu_arena.runs[r];
-  if (MU_UNLIKELY(k != &mu_classes[run->size_class])) {
-    mu_misuse("free(%p): freed before its span went", p);
-    return;
-  }
-  struct mu_mini_heap *span = mini_heap_in(run, k, page);
-  offset &= ((size_t)k->span_pages << mu_arena.page_shift) - 1;
-  uint32_t slot = mu_slot_of(k, offset);
-  if (MU_UNLIKELY(!mu_starts_slot(k, offset) || slot >= k->slots || !mu_bit(span->bitmap, slot))) {
-    misuse(run, p);
-    return;
-  }
-  mu_bit_clear(span->bitmap, slot);
-  uint32_t live = --span->live;
-  run->live--;
-  h->live_slots--;
-  if (MU_UNLIKELY(span->state == MU_SPAN_MESHED)) h->meshed_slots--;
-  if (MU_UNLIKELY(live == 0)) {
-    if (span->state == MU_SPAN_OPEN) rebin(h, k, mu_span_page(run, page));
-    last_slot_gone(h, r, span);
-  } else if (span->state == MU_SPAN_OPEN && span->bin != live * k->bin_magic >> 24) {
-    rebin(h, k, mu_span_page(run, page));
-  }
-}
-
+/* Neighbours often come together: run and span are looked up anew where they change. A span that loses slots changes
+ * lists when it is off by more than one eighth: half of the changes, at the price of an order that is not exact. */
 static void give_back_locked(unsigned c, void *const *slots, uint32_t n) {
   struct mu_class_heap *h = &mu_class_heaps[c];
   const struct mu_size_class *k = &mu_classes[c];
+  const unsigned span_log = k->span_shift + mu_arena.page_shift;
+  const uintptr_t base = (uintptr_t)mu_arena.base;
+  const uint64_t magic = k->magic;
+  struct mu_run *run = NULL;
+  struct mu_mini_heap *span = NULL;
+  size_t at = SIZE_MAX; /* which span, by its place in the arena */
   h->ops++;
-  for (uint32_t i = 0; i < n; i++) give_back_one(h, k, mu_unmarked(slots[i]));
+  h->live_slots -= n;
+  for (uint32_t i = 0; i < n; i++) {
+    void *p = mu_unmarked(slots[i]);
+    size_t offset = (uintptr_t)p - base;
+    if (offset >> span_log != at) {
+      at = offset >> span_log;
+      run = mu_run_of(offset >> mu_arena.page_shift);
+      if (MU_UNLIKELY(k != &mu_classes[run->size_class])) {
+        mu_misuse("free(%p): freed before its span went", p);
+        h->live_slots++;
+        at = SIZE_MAX;
+        continue;
+      }
+      span = (struct mu_mini_heap *)(void *)(run->spans + (at & (k->spans_per_run - 1U)) * k->meta);
+    }
+    offset &= ((size_t)1 << span_log) - 1;
+    uint64_t quotient = offset * magic;
+    uint32_t slot = (uint32_t)(quotient >> 40);
+    bool exact = (quotient & (((uint64_t)1 << 40) - 1)) < magic; /* mu_starts_slot */
+    if (MU_UNLIKELY(!exact || slot >= k->slots || !mu_bit(span->bitmap, slot))) {
+      misuse(run, p);
+      h->live_slots++;
+      continue;
+    }
+    mu_bit_clear(span->bitmap, slot);
+    uint32_t live = --span->live;
+    run->live--;
+    if (MU_UNLIKELY(span->state == MU_SPAN_MESHED)) h->meshed_slots--;
+    if (MU_UNLIKELY(live == 0)) {
+      last_slot_gone(h, k, at << k->span_shift);
+      at = SIZE_MAX; /* its run may have gone with it */
+    } else if ((uint8_t)(span->bin - (live * k->bin_magic >> 24)) > 1 && span->state == MU_SPAN_OPEN) {
+      rebin(h, k, at << k->span_shift);
+    }
+  }
 }
 
 void mu_give_back(unsigned c, void *const *slots, uint32_t n) {
@@ -598,7 +606,7 @@ void mu_run_settle(uint32_t r, uint32_t unit_pages, uint64_t meshed, uint64_t fr
     if ((fresh >> u & 1) && unit_is_dead(k, page, unit_pages)) refresh_unit(h, k, page, unit_pages, run->size_class);
   }
   note_meshed(h, r, unit_pages);
-  if (run->used == 0 && (run->meshed || h->spare_runs > SPARE_RUNS)) run_destroy(h, r);
+  if (run->used == 0 && (run->meshed || h->spare_runs > k->spare_runs)) run_destroy(h, r);
 }
 
 void mu_reap_runs(unsigned c) {
@@ -641,13 +649,19 @@ void mu_empty_return(unsigned c, const uint32_t *pages, uint32_t n, bool dropped
       h->touched_empty--;
     }
     enlist(h, pages[i], bin_for(&mu_classes[c], span));
-    if (--run->closed == 0 && run->used == 0 && (run->meshed || h->spare_runs > SPARE_RUNS))
+    if (--run->closed == 0 && run->used == 0 && (run->meshed || h->spare_runs > mu_classes[c].spare_runs))
       run_destroy(h, (uint32_t)(pages[i] / MU_RUN_PAGES));
   }
   mu_lock_release(&h->lock);
 }
 
 /* ---- validator --------------------------------------------------------------------------------------------------- */
+
+/* One that has lost slots may be in the bin above its own. */
+static bool may_be_in_bin(const struct mu_size_class *k, const struct mu_mini_heap *span) {
+  uint8_t own = bin_for(k, span);
+  return span->bin == own || (own < MU_FILL_BINS && span->live && span->bin == own + 1 && span->bin < MU_FILL_BINS);
+}
 
 static uint32_t validate_span(const struct mu_size_class *k, unsigned c, size_t page) {
   const struct mu_mini_heap *span = mu_mini_heap(page);
@@ -656,7 +670,7 @@ static uint32_t validate_span(const struct mu_size_class *k, unsigned c, size_t 
   MU_CHECK(span->state >= MU_SPAN_OPEN && span->state <= MU_SPAN_MESHED);
   MU_CHECK(span->live == live);
   MU_CHECK(k->slots % 64 == 0 || (span->bitmap[k->words - 1] >> (k->slots % 64)) == 0);
-  MU_CHECK(span->state == MU_SPAN_OPEN ? span->bin == bin_for(k, span) : span->bin == MU_NO_BIN);
+  MU_CHECK(span->state == MU_SPAN_OPEN ? may_be_in_bin(k, span) : span->bin == MU_NO_BIN);
   for (size_t i = page; i < page + k->span_pages; i++)
     MU_CHECK(mu_arena.page_map[i] == (span->state == MU_SPAN_MESHED ? 0 : c));
   return live;

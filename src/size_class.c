@@ -8,6 +8,8 @@ uint8_t mu_class_table[MU_TABLE_MAX / 16 + 1];
 /* Derived from nothing but trial: 8 KiB a refill and 16 KiB a vector keep a thread's hoard small and the class lock
  * rare. What swings further goes through the transfer cache, which is shared, and emptied when nobody needs it. */
 enum { BATCH_BYTES = 8192, VECTOR_BYTES = 16384, MIN_CAP = 4, CACHE_BYTES = 1 << 18, MAX_CACHE = 1024 };
+/* Of sizes above this a quarter: a growing buffer passes through twenty such classes, and leaves its share in each. */
+enum { MANY_CLASSES = 1024 };
 
 static uint32_t size_of_class(unsigned c) {
   if (c <= 8) return c * 16;
@@ -40,9 +42,10 @@ static void describe(struct mu_size_class *k, uint32_t size, size_t page) {
   k->span_shift = (uint16_t)mu_log2(k->span_pages);
   k->batch = (uint16_t)mu_min(mu_max(BATCH_BYTES / size, 1), MU_MAX_BATCH);
   k->cap = (uint16_t)mu_min(mu_max(VECTOR_BYTES / size, MIN_CAP), MU_MAX_CAP);
-  k->cache = (uint16_t)mu_min(CACHE_BYTES / size, MAX_CACHE);
+  k->cache = (uint16_t)mu_min((size > MANY_CLASSES ? CACHE_BYTES / 4 : CACHE_BYTES) / size, MAX_CACHE);
   k->bin_magic = (((uint32_t)MU_FILL_BINS << 24) + k->slots - 1) / k->slots;
   k->meshable = size < page;
+  k->spare_runs = k->meshable; /* the others' are made at the price of a few instructions */
 }
 
 void mu_size_class_init(size_t page_size) {

@@ -30,6 +30,7 @@ struct mu_size_class {
   uint16_t batch;      /* slots claimed at once by a thread */
   uint16_t cap;        /* slots a thread keeps at most */
   uint16_t cache;      /* slots the transfer cache keeps at most */
+  uint16_t spare_runs; /* empty runs it keeps, so that one object at the edge does not make and unmake runs */
   uint32_t bin_magic;  /* ceil(2^24 * bins / slots), for which bin a span belongs on */
   bool meshable;       /* no object can contain a whole page */
 };
