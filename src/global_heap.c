@@ -482,6 +482,27 @@ int mu_span_exempt(const void *p) {
   return result;
 }
 
+static void exempt_in_run(uint32_t r, size_t first, size_t last) {
+  enum { PATIENCE_MS = 50 };
+  const struct mu_run *run = &mu_arena.runs[r];
+  unsigned c = run->size_class;
+  if (!run->in_use || !mu_lock_try(&mu_class_heaps[c].lock, PATIENCE_MS)) return;
+  if (run->in_use && run->size_class == c)
+    for (size_t page = mu_span_page(run, first); page <= last; page += mu_classes[c].span_pages)
+      mu_mini_heap(page)->exempt = mu_mini_heap(page)->live != 0;
+  mu_class_unlock(c);
+}
+
+void mu_spans_exempt(const void *start, size_t len) {
+  size_t page = mu_page_of(start), end = mu_page_of((const char *)start + len - 1) + 1;
+  end = mu_min(end, mu_arena_limit());
+  if (len == 0) return;
+  for (; page < end; page = mu_round_down(page, MU_RUN_PAGES) + MU_RUN_PAGES) {
+    size_t last = mu_min(mu_round_down(page, MU_RUN_PAGES) + MU_RUN_PAGES, end) - 1;
+    exempt_in_run((uint32_t)(page / MU_RUN_PAGES), page, last);
+  }
+}
+
 /* ---- for the mesher ---------------------------------------------------------------------------------------------- */
 
 void mu_run_close(uint32_t r) {

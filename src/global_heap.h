@@ -111,6 +111,9 @@ static inline struct mu_place mu_place_of(const struct mu_run *run, const void *
  * is not a live slot, EBUSY when its span is meshed. Both last until the span is empty. */
 void mu_span_mark_aligned(const void *p);
 int mu_span_exempt(const void *p);
+/* The same for whatever small objects there are in the range, meshed or not. Under the pass lock, or it may be too late
+ * for a pass that is under way; gives up on a lock that is not to be had, since the caller may be a signal handler. */
+void mu_spans_exempt(const void *start, size_t len);
 
 /* What p, which points into a run, points to: a slot that is the program's or some thread's, one of nobody's, or no
  * slot at all. */

@@ -8,6 +8,7 @@
 #include "src/fork.h"
 #include "src/global_heap.h"
 #include "src/log.h"
+#include "src/marks.h"
 #include "src/mesher.h"
 #include "src/sys.h"
 #include <dlfcn.h>
@@ -253,5 +254,6 @@ long syscall(long n, ...) {
   if (is_fork(n, a, b)) return checked(forking_call(n, a, b, c, d, e, f));
   if (n == SYS_futex) return checked(futex_call(a, b, c, d, e, f));
   if (is_for_one_thread(n, a)) return call(n, a, b, c, d, e);
+  mu_mark_for_call(n, a, b, c);
   return checked(mu_sys_raw(n, a, b, c, d, e, f));
 }

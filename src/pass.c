@@ -267,10 +267,17 @@ static bool worth_holding(const struct shape *s, uint32_t r) {
          1U << run->unit_log == s->unit_pages;
 }
 
+static bool unit_exempt(const struct shape *s, uint32_t run, unsigned unit) {
+  size_t page = first_page(run) + (size_t)unit * s->unit_pages;
+  for (unsigned i = 0; i < s->unit_pages; i += s->k->span_pages)
+    if (mu_mini_heap(page + i)->exempt) return true;
+  return false;
+}
+
 /* The unit shows a mesh file that is to be emptied. */
 static bool shows_victim(const struct shape *s, uint32_t r, unsigned unit) {
   struct mu_packed_place at = mu_unit_place(r, s->unit_pages, unit);
-  return at.file && mu_file_at(at.file)->victim;
+  return at.file && mu_file_at(at.file)->victim && !unit_exempt(s, r, unit);
 }
 
 static bool prepare_unit(const struct run_pass *p, unsigned u) {
