@@ -231,7 +231,7 @@ extern ElfW(Dyn) _DYNAMIC[] __attribute__((weak, visibility("hidden")));
 extern struct r_debug _r_debug __attribute__((weak));
 
 bool mu_is_second_namespace(void) {
-  if (!_DYNAMIC[0].d_tag || !&_r_debug) return false;
+  if (!_DYNAMIC || !&_r_debug) return false; /* a static program has neither */
   const struct link_map *first = _r_debug.r_map;
   for (const struct link_map *at = first; at; at = at->l_next)
     if (at->l_ld == _DYNAMIC) return false;
