@@ -21,7 +21,7 @@ static struct answer of_descriptor(int fd) {
   struct uffdio_api api = {.api = UFFD_API};
   struct answer a = {fd < 0 ? errno : 0, 0};
   if (fd < 0) return a;
-  if (ioctl(fd, UFFDIO_API, &api) < 0)
+  if (syscall(SYS_ioctl, fd, UFFDIO_API, &api) < 0)
     a.error = errno;
   else
     a.features = api.features;

@@ -16,13 +16,16 @@ for mu_flag in $2; do
 done
 ])
 
-dnl MU_REQUIRE_MODULE(PREFIX, MODULE, DEBIAN-PACKAGE)
-dnl Like PKG_CHECK_MODULES, but what is missing is only noted: MU_REPORT_MISSING names all of it at once.
-AC_DEFUN([MU_REQUIRE_MODULE], [
+dnl MU_MODULE(PREFIX, MODULE, DEBIAN-PACKAGE, WITHOUT)
+dnl Like PKG_CHECK_MODULES, but what is missing is only noted: MU_REPORT_MISSING names all of it at once. WITHOUT says
+dnl what --without-MODULE means.
+AC_DEFUN([MU_MODULE], [
+AC_ARG_WITH([$2], [AS_HELP_STRING([--without-$2], [$4])])
+AS_IF([test "x$AS_TR_SH([with_$2])" = xno], [mu_found_$1="no: $4"], [
 PKG_CHECK_MODULES([$1], [$2], [mu_found_$1=`$PKG_CONFIG --modversion "$2" 2>/dev/null`], [
   mu_missing="$mu_missing
-    $2 (Debian package $3)"
-  mu_missing_packages="$mu_missing_packages $3"])
+    $2 (Debian package $3, or --without-$2: $4)"
+  mu_missing_packages="$mu_missing_packages $3"])])
 ])
 
 AC_DEFUN([MU_REPORT_MISSING], [
@@ -34,4 +37,18 @@ AS_IF([test -n "$mu_missing"], [AC_MSG_ERROR([these are missing:
 $mu_missing
 
 On Debian: apt-get install$mu_missing_packages])])
+])
+
+dnl MU_SONAME(VARIABLE, LIBS, NAME)
+dnl The name under which programs that link with LIBS look for the library NAME at run time.
+AC_DEFUN([MU_SONAME], [
+AC_MSG_CHECKING([for the name of the shared $3])
+AC_CHECK_TOOL([READELF], [readelf], [readelf])
+mu_saved_LIBS=$LIBS
+LIBS="-Wl,--no-as-needed $2 $LIBS"
+AC_LINK_IFELSE([AC_LANG_PROGRAM([], [])],
+  [$1=`"$READELF" -dW conftest$EXEEXT | sed -n 's/.*(NEEDED).*@<:@@<:@@:>@\($3\.so@<:@^@:>@@:>@*\)@:>@.*/\1/p'`])
+LIBS=$mu_saved_LIBS
+AC_MSG_RESULT([$$1])
+AS_IF([test -z "$$1"], [AC_MSG_ERROR([there is neither an archive of $3 nor a shared one])])
 ])

@@ -56,6 +56,8 @@ MU_EXPORT int mesh_uffd_exempt(const void *p) {
 /* ---- glibc's -------------------------------------------------------------------------------------------------------
  */
 
+#ifdef __GLIBC__
+
 MU_EXPORT int malloc_trim(size_t pad) {
   (void)pad;
   return mu_mesher_purge() > 0; /* meshing may take long, and comes by itself */
@@ -116,3 +118,5 @@ MU_EXPORT int malloc_info(int options, FILE *to) {
           (unsigned long long)s.reclaimed_bytes, (unsigned long long)s.mappings);
   return 0;
 }
+
+#endif

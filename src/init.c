@@ -10,6 +10,7 @@
 #include "src/profile.h"
 #include "src/stats.h"
 #include "src/thread_local_heap.h"
+#include "uffd/engine.h"
 #include <stdlib.h>
 #include <sys/auxv.h>
 #include <unistd.h>
@@ -76,7 +77,10 @@ __attribute__((constructor(101))) static void before_main(void) {
   if (!mu_heap_ready()) return;
   if (mu_options.profile) mu_profile_init();
   mu_fork_init();
-  if (mu_is_second_namespace() || is_simulated()) mu_mesher_stay_away();
+  if (mu_is_second_namespace() || is_simulated())
+    mu_mesher_stay_away();
+  else
+    mu_open_libraries();
   mu_mesher_init();
 }
 

@@ -72,6 +72,21 @@ static void *shrink(struct mu_extent *m, void *p, size_t pages) {
   return p;
 }
 
+/* Whether MREMAP_DONTUNMAP does what it says: an emulator may take it and unmap all the same (QEMU 7.2). */
+static bool leaves_mapped(void) {
+  static enum { UNKNOWN, LEAVES, UNMAPS } known;
+  int err;
+  if (known != UNKNOWN) return known == LEAVES;
+  size_t page = mu_arena.page_size;
+  char *two = mu_mmap(NULL, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0, &err);
+  if (!two) return false;
+  long got = mu_sys_call(MU_SYS_mremap, (long)two, (long)page, (long)page,
+                         MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, (long)(two + page), 0);
+  known = got == (long)(two + page) && mu_sys_call(MU_SYS_getrandom, (long)two, 1, 0, 0, 0, 0) == 1 ? LEAVES : UNMAPS;
+  mu_munmap(two, 2 * page);
+  return known == LEAVES;
+}
+
 /* A new extent takes over the page tables; the old one is left mapped and empty. */
 static void *move(struct mu_extent *m, void *p, size_t pages) {
   bool zeroed;
@@ -88,7 +103,7 @@ static void *move(struct mu_extent *m, void *p, size_t pages) {
   note(m, MU_NONE, 0, false);
   note(mu_extent_at(to), MU_LARGE, pages, true);
   count(pages - old, true);
-  if (was_moved) mu_fresh_mapping(p, bytes);
+  if (was_moved || !leaves_mapped()) mu_fresh_mapping(p, bytes);
   mu_extent_free(mu_page_of(p), old, true);
   return mu_page_address(to);
 }

@@ -14,7 +14,7 @@
 #define MU_SYS_LIST(X)                                                                                                 \
   X(mmap) X(munmap) X(mprotect) X(madvise) X(mremap) X(futex) X(openat) X(close) X(read) X(write) X(pread64)           \
   X(ioctl) X(memfd_create) X(ftruncate) X(fallocate) X(fcntl) X(close_range) X(process_madvise) X(userfaultfd)         \
-  X(poll) X(getrandom) X(sched_yield) X(gettid) X(prlimit64) X(pidfd_open) X(eventfd2) X(io_uring_setup)               \
+  X(ppoll) X(getrandom) X(sched_yield) X(gettid) X(prlimit64) X(pidfd_open) X(eventfd2) X(io_uring_setup)               \
   X(io_uring_enter) X(sched_setscheduler) X(sched_getattr) X(sched_setattr) X(sched_setaffinity) X(rt_sigprocmask)     \
   X(uname) X(getdents64) X(prctl) X(getpid) X(clone3) X(capget) X(capset) X(readlinkat)
 /* Requests of ioctl, each a kind of its own for the hook, with its number. */

@@ -259,6 +259,9 @@ int main(void) {
   test_watchdog(test_is_long() ? 1200 : 150);
   api = mesh_api_find();
   test_needs_library(&api);
+#ifndef __GLIBC__
+  unsetenv("LD_PRELOAD"); /* the programs started here have glibc, perhaps, and the library then not */
+#endif
   size_t forks = test_is_long() ? 1500 : 60;
   struct rng rng = rng_from(test_seed, 500);
   objects = map(OBJECTS * sizeof *objects);
@@ -282,7 +285,9 @@ int main(void) {
   /* Or the workers, who read-lock it again and again, would keep the forking thread out for ever. */
   pthread_rwlockattr_t attributes;
   CHECK(pthread_rwlockattr_init(&attributes) == 0);
+#ifdef __GLIBC__
   CHECK(pthread_rwlockattr_setkind_np(&attributes, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP) == 0);
+#endif
   CHECK(pthread_rwlock_init(&lock, &attributes) == 0);
   CHECK(pthread_rwlockattr_destroy(&attributes) == 0);
   pthread_t workers[WORKERS], compactor_thread;

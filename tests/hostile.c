@@ -326,7 +326,7 @@ static void run_limit(char **arguments) {
   for (size_t i = 0; i < sizeof limits / sizeof *limits; i++)
     if (strcmp(limits[i].name, arguments[0]) == 0) {
       rlim_t value = strtoull(arguments[1], NULL, 10);
-      CHECK(setrlimit((__rlimit_resource_t)limits[i].resource, &(struct rlimit){value, value}) == 0);
+      CHECK(syscall(SYS_prlimit64, 0, limits[i].resource, &(struct rlimit){value, value}, NULL) == 0);
       run_again(arguments + 2);
     }
   FAIL("no limit %s", arguments[0]);

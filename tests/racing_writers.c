@@ -559,9 +559,11 @@ static long get_fstat(struct writer *w, void *p) {
 static long get_stat(struct writer *w, void *p) {
   return (void)w, stat("/", p);
 }
+#ifdef STATX_BASIC_STATS
 static long get_statx(struct writer *w, void *p) {
   return (void)w, statx(quiet_file, "", AT_EMPTY_PATH, STATX_BASIC_STATS, p);
 }
+#endif
 static long get_uname(struct writer *w, void *p) {
   return (void)w, uname(p);
 }
@@ -606,7 +608,9 @@ static const struct getter {
 } getters[] = {
     {"fstat", get_fstat, sizeof(struct stat)},
     {"stat", get_stat, sizeof(struct stat)},
+#ifdef STATX_BASIC_STATS
     {"statx", get_statx, sizeof(struct statx)},
+#endif
     {"uname", get_uname, sizeof(struct utsname)},
     {"getcwd", get_cwd, 256},
     {"readlink", get_link, 256},

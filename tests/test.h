@@ -32,6 +32,16 @@
 
 enum { TEST_SKIPPED = 77 };
 
+#ifndef __GLIBC__ /* which alone has these */
+static inline void *pvalloc(size_t size) {
+  size_t page = (size_t)sysconf(_SC_PAGESIZE);
+  return valloc(size > SIZE_MAX - page ? size : (size + page - 1) / page * page);
+}
+static inline int malloc_trim(size_t pad) {
+  return (void)pad, 0;
+}
+#endif
+
 /* ---- failing ---- */
 
 __attribute__((noreturn, format(printf, 3, 4))) static inline void test_fail(const char *file, int line,

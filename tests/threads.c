@@ -85,9 +85,6 @@ static void at_exit(void) {
 static pthread_key_t early_key, late_key;
 static unsigned long key_destructor_runs, cleanup_runs;
 
-extern int __cxa_thread_atexit_impl(void (*)(void *), void *, void *);
-extern void *__dso_handle;
-
 struct cleanup {
   struct rng rng;
   int iteration;
@@ -142,6 +139,27 @@ static void thread_atexit(void *p) {
   cleanup_end(p);
 }
 
+#ifdef __GLIBC__
+extern int __cxa_thread_atexit_impl(void (*)(void *), void *, void *);
+extern void *__dso_handle;
+
+static int at_thread_exit(void *p) {
+  return __cxa_thread_atexit_impl(thread_atexit, p, &__dso_handle);
+}
+#else
+static pthread_key_t exit_key;
+
+static void make_exit_key(void) {
+  CHECK(pthread_key_create(&exit_key, thread_atexit) == 0);
+}
+
+static int at_thread_exit(void *p) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  pthread_once(&once, make_exit_key);
+  return pthread_setspecific(exit_key, p);
+}
+#endif
+
 static _Thread_local void *thread_block;
 
 /* ---- waves of threads ---- */
@@ -158,7 +176,7 @@ static void *wave_thread(void *argument) {
   size_t n = 20 + rng_below(&rng, 180);
   if (stream % 3 == 0) CHECK(pthread_setspecific(early_key, cleanup_new(stream * 8 + 1)) == 0);
   if (stream % 3 == 1) CHECK(pthread_setspecific(late_key, cleanup_new(stream * 8 + 2)) == 0);
-  if (stream % 2) CHECK(__cxa_thread_atexit_impl(thread_atexit, cleanup_new(stream * 8 + 3), &__dso_handle) == 0);
+  if (stream % 2) CHECK(at_thread_exit(cleanup_new(stream * 8 + 3)) == 0);
   thread_block = block_new(&rng);
   for (size_t i = 0; i < n; i++) mine[i] = block_new(&rng);
   for (int round = 0; round < 3; round++) {

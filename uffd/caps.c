@@ -1,24 +1,32 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* CAP_SYS_PTRACE, which allows full userfaultfd where the device file does not. Capabilities are a thread's own. */
+/* CAP_SYS_PTRACE without libcap-ng (--without-libcap-ng); else this is done by caps_ng.c. */
 #include "src/sys.h"
 #include "uffd/engine.h"
-#include <cap-ng.h>
+#include <linux/capability.h>
 
-static bool known(void) {
-  return !mu_sys_refused(MU_SYS_capget) && capng_get_caps_process() == 0;
+struct set {
+  struct __user_cap_header_struct header;
+  struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3];
+};
+enum { BIT = 1 << (CAP_SYS_PTRACE % 32), WORD = CAP_SYS_PTRACE / 32 };
+
+static bool get(struct set *s) {
+  *s = (struct set){.header = {.version = _LINUX_CAPABILITY_VERSION_3}};
+  return mu_sys_call(MU_SYS_capget, (long)&s->header, (long)s->data, 0, 0, 0, 0) == 0;
 }
 
 bool mu_caps_have_ptrace(void) {
-  return known() && capng_have_capability(CAPNG_EFFECTIVE, CAP_SYS_PTRACE);
+  struct set s;
+  return get(&s) && (s.data[WORD].effective & BIT);
 }
 
 bool mu_caps_drop_ptrace(void) {
-  if (!known()) return false;
-  if (!capng_have_capability(CAPNG_EFFECTIVE, CAP_SYS_PTRACE) &&
-      !capng_have_capability(CAPNG_PERMITTED, CAP_SYS_PTRACE))
-    return true;
-  if (capng_update(CAPNG_DROP, CAPNG_EFFECTIVE | CAPNG_PERMITTED | CAPNG_INHERITABLE, CAP_SYS_PTRACE) != 0)
-    return false;
-  /* An ambient capability goes with the permitted one. */
-  return !mu_sys_refused(MU_SYS_capset) && capng_apply(CAPNG_SELECT_CAPS) == 0;
+  struct set s;
+  if (!get(&s)) return false;
+  struct __user_cap_data_struct *d = &s.data[WORD];
+  if (!((d->effective | d->permitted) & BIT)) return true;
+  d->effective &= ~(unsigned)BIT;
+  d->permitted &= ~(unsigned)BIT; /* an ambient capability goes with it */
+  d->inheritable &= ~(unsigned)BIT;
+  return mu_sys_call(MU_SYS_capset, (long)&s.header, (long)s.data, 0, 0, 0, 0) == 0;
 }

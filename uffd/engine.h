@@ -36,6 +36,14 @@ void mu_engine_stop(void);
 /* In a forked child: forgets everything, without closing: none of it exists here. */
 void mu_engine_forget(void);
 
+/* In a constructor, since opening allocates and takes the dynamic linker's lock: opens what the kernel side uses and
+ * the library does not contain. */
+#ifdef MU_OPEN_DEPS
+void mu_open_libraries(void);
+#else
+static inline void mu_open_libraries(void) {}
+#endif
+
 /* Whether the calling thread has the capability that allows full userfaultfd. */
 bool mu_caps_have_ptrace(void);
 /* Gives it up, for good. False: the thread has it still, or may have. */

@@ -91,7 +91,7 @@ static void *run(void *unused) {
   struct pollfd fds[2] = {{.fd = mu_engine.uffd, .events = POLLIN}, {.fd = fault.stop, .events = POLLIN}};
   struct uffd_msg msgs[16];
   for (;;) {
-    long r = mu_sys_call(MU_SYS_poll, (long)fds, 2, -1, 0, 0, 0);
+    long r = mu_sys_call(MU_SYS_ppoll, (long)fds, 2, 0, 0, 0, 0);
     if (r < 0) continue;
     if (fds[1].revents) return NULL;
     ssize_t n = mu_read(mu_engine.uffd, msgs, sizeof msgs);

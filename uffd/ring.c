@@ -9,8 +9,8 @@
 #include "src/options.h"
 #include "src/sys.h"
 #include "uffd/internal.h"
+#include "uffd/uring.h"
 #include <errno.h>
-#include <liburing.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
 

@@ -260,6 +260,8 @@ Test(arena_limited, a_small_reservation_can_be_used_up, .timeout = 30) {
   size_t used = strtoull(statm, NULL, 10) * getauxval(AT_PAGESZ), room = (size_t)64 << 20;
   limit.rlim_cur = used + room;
   cr_assert_eq(setrlimit(RLIMIT_AS, &limit), 0);
+  getrlimit(RLIMIT_AS, &limit);
+  if (limit.rlim_cur != used + room) cr_skip_test("an emulator that takes a limit and does not keep it");
   cr_assert(mu_arena_init());
   cr_assert_lt(mu_arena.reserved << mu_arena.page_shift, room / 4 * 3 + 1, "the program needs some of it");
   size_t n = 0, page, last = 0, pages = mu_arena.reserved - MU_RUN_PAGES;

@@ -212,8 +212,17 @@ Test(log, bytes_are_printed_as_they_are) {
 
 static int status;
 
+enum { ABORTED = 42 };
+
+/* An emulator prints a line of its own where a signal ends a process. */
+static void note_abort(int number) {
+  (void)number;
+  _exit(ABORTED);
+}
+
 static void die_in_child(void) {
   pid_t child = fork();
+  if (child == 0) signal(SIGABRT, note_abort);
   if (child == 0) mu_die("this is the %s", "end");
   waitpid(child, &status, 0);
 }
@@ -221,7 +230,7 @@ static void die_in_child(void) {
 Test(log, dying_says_why_and_aborts) {
   cr_assert_eq(writes_of(die_in_child), 1);
   cr_assert_str_eq(message, "mesh-uffd: this is the end\n");
-  cr_assert(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+  cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == ABORTED);
 }
 
 static volatile int one = 1;
@@ -229,6 +238,7 @@ static volatile int one = 1;
 static void fail_in_child(void) {
   pid_t child = fork();
   if (child == 0) {
+    signal(SIGABRT, note_abort);
     MU_CHECK(one == 1);
     MU_CHECK(one == 2);
     _exit(0);
@@ -240,5 +250,5 @@ Test(log, a_failed_check_names_itself) {
   cr_assert_eq(writes_of(fail_in_child), 1);
   cr_assert_not_null(strstr(message, "one == 2 is false at "));
   cr_assert_not_null(strstr(message, "test_log.c:"));
-  cr_assert(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+  cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == ABORTED);
 }

@@ -107,26 +107,29 @@ Test(sys, rules_may_come_in_several_texts) {
   expect(MU_SYS_gettid, "x-");
 }
 
-/* On no descriptor at all: EBADF when it is made. */
+/* On no descriptor at all, so that it fails when it is made: by EBADF, or as an emulator sees fit. */
 static int ask_ioctl(unsigned long request) {
   return mu_ioctl(-1, request, NULL);
+}
+static int is_made(unsigned long request) {
+  return (int)mu_sys_raw(SYS_ioctl, -1, (long)request, 0, 0, 0, 0);
 }
 
 Test(sys, an_ioctl_fails_by_its_request) {
   mu_sys_hook_from_text("UFFDIO_MOVE:1-2:12,UFFDIO_WAKE:0:28,USERFAULTFD_IOC_NEW:0-:1");
-  static const int moves[] = {-EBADF, -12, -12, -EBADF};
+  const int made = is_made(MU_UFFDIO_MOVE), moves[] = {made, -12, -12, made};
   for (int i = 0; i < 4; i++) {
     cr_assert_eq(ask_ioctl(MU_UFFDIO_MOVE), moves[i], "move %d", i);
-    cr_assert_eq(ask_ioctl(UFFDIO_WAKE), i == 0 ? -28 : -EBADF, "wake %d", i);
-    cr_assert_eq(ask_ioctl(UFFDIO_COPY), -EBADF);
+    cr_assert_eq(ask_ioctl(UFFDIO_WAKE), i == 0 ? -28 : is_made(UFFDIO_WAKE), "wake %d", i);
+    cr_assert_eq(ask_ioctl(UFFDIO_COPY), is_made(UFFDIO_COPY));
     cr_assert_eq(ask_ioctl(MU_USERFAULTFD_IOC_NEW), -1);
-    cr_assert_eq(ask_ioctl(FIONREAD), -EBADF, "one that has no name");
+    cr_assert_eq(ask_ioctl(FIONREAD), is_made(FIONREAD), "one that has no name");
   }
 }
 
 Test(sys, an_ioctl_that_fails_as_such_does_not_count_as_its_request) {
   mu_sys_hook_from_text("ioctl:0-1:5,UFFDIO_MOVE:1:12");
-  static const int results[] = {-5, -5, -EBADF, -12, -EBADF};
+  const int made = is_made(MU_UFFDIO_MOVE), results[] = {-5, -5, made, -12, made};
   for (int i = 0; i < 5; i++) cr_assert_eq(ask_ioctl(MU_UFFDIO_MOVE), results[i], "call %d", i);
 }
 
@@ -226,7 +229,7 @@ Test(sys, errors_come_as_results_and_errno_stays) {
   cr_assert_eq(mu_close(-1), -EBADF);
   cr_assert_null(mu_mmap(NULL, 0, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0, &err));
   cr_assert_eq(err, EINVAL);
-  cr_assert_eq(mu_madvise(NULL, 4096, -1), -EINVAL);
+  cr_assert_eq(mu_madvise((void *)1, 4096, MADV_DONTNEED), -EINVAL);
   cr_assert_eq(mu_read(-1, &err, 1), -EBADF);
   cr_assert_eq(mu_write(-1, &err, 1), -EBADF);
   cr_assert_eq(mu_pread(-1, &err, 1, 0), -EBADF);
