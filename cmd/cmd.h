@@ -36,6 +36,14 @@ bool parse_number(const char *text, uint64_t low, uint64_t high, uint64_t *value
 bool parse_seconds(const char *text, uint64_t *ms);
 int parse_pid(const char *command, const char *text);
 
+/* For commands that look more than once: options -i, -n and -h, or wrong ones. False: it was -h, and has been obeyed.
+ */
+struct looks {
+  uint64_t interval_ms, count; /* unchanged where not given */
+};
+struct command;
+bool looks_option(const struct command *command, int option, const char *value, struct looks *looks);
+
 /* The contents of a small file, to be freed; NULL with errno set. */
 char *read_file(const char *path, size_t *length);
 /* The number behind a name at the start of a line, e.g. "Rss:"; false if there is none. */

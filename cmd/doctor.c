@@ -2,6 +2,7 @@
 #include "cmd/doctor.h"
 #include "cmd/program.h"
 #include "cmd/target.h"
+#include "src/sys.h"
 #include "uffd/compat.h"
 #include <errno.h>
 #include <getopt.h>
@@ -258,9 +259,50 @@ static void check_userfaultfd(const struct patient *p, const struct probe *k) {
 /* ---- the rest ------------------------------------------------------------------------------------------------------
  */
 
+/* The unit of systemd that started the process: the last part of its control group's name that is one. */
+static bool find_service(int pid, char unit[256]) {
+  char path[64];
+  snprintf(path, sizeof path, "/proc/%d/cgroup", pid ? pid : (int)getpid());
+  char *text = read_file(path, NULL);
+  *unit = 0;
+  for (char *end = text; end && (end = strstr(end, ".service")); end++) {
+    char *start = end;
+    while (start > text && start[-1] != '/') start--;
+    if (end[8] == '/' || end[8] == '\n') snprintf(unit, 256, "%.*s.service", (int)(end - start), start);
+  }
+  free(text);
+  return *unit;
+}
+
+/* All that the library asks of the kernel, but for userfaultfd, which the device does without. */
+static void mend_filter(int pid) {
+#define X(name)                                                                                                        \
+  if (strcmp(#name, "userfaultfd") != 0) printf(" " #name);
+  char unit[256];
+  if (!find_service(pid, unit)) snprintf(unit, sizeof unit, "NAME.service");
+  printf(
+      "        Should it refuse the library's calls, or end the process at one: for a service of systemd whose unit "
+      "has\n"
+      "        a SystemCallFilter= (without one, this would be the filter, and the service could make no other call),\n"
+      "        in /etc/systemd/system/%s.d/zz-mesh-uffd-filter.conf:\n",
+      unit);
+  mend("[Service]");
+  printf("        do:   SystemCallFilter=");
+  MU_SYS_LIST(X)
+  printf(" io_uring_register rseq set_robust_list\n");
+#undef X
+  printf("        then, as root:\n");
+  printf("        do:   systemctl daemon-reload && systemctl restart %s\n", unit);
+  printf("        For a container:\n");
+  mend("docker run --security-opt seccomp=seccomp.json ... (see doc/deployment.md)");
+  cost(
+      "io_uring has had many security bugs, and may be left out; the others concern the process itself: no new rights");
+}
+
 static void check_sandbox(const struct patient *p, const struct probe *k) {
   static const char *const modes[] = {"none", "strict", "a filter"};
   check(p->seccomp ? NOTE : FINE, "seccomp", "%s", p->seccomp <= 2 ? modes[p->seccomp] : "?");
+  if (p->seccomp == 2) mend_filter(p->pid);
   if (p->pid) return;
   check(k->close_range ? LACK : FINE, "close_range", "%s", error_text(k->close_range));
   if (k->close_range) {

@@ -340,34 +340,25 @@ static int stat_run(int argc, char **argv) {
       {"interval", required_argument, NULL, 'i'}, {"count", required_argument, NULL, 'n'},
       {"help", no_argument, NULL, 'h'},           {NULL, 0, NULL, 0}};
   enum format format = TEXT;
-  uint64_t interval = 0, count = 0;
+  struct looks looks = {0, 0};
   int c;
-  while ((c = getopt_long(argc, argv, "joi:n:h", options, NULL)) >= 0) switch (c) {
-    case 'j':
-    case 'o':
+  while ((c = getopt_long(argc, argv, "joi:n:h", options, NULL)) >= 0) {
+    if (c == 'j' || c == 'o') {
       if (format != TEXT) die_usage("stat", "--json and --openmetrics exclude each other");
       format = c == 'j' ? JSON : OPENMETRICS;
-      break;
-    case 'i':
-      if (!parse_seconds(optarg, &interval)) die_usage("stat", "'%s' is not 0.01 to 86400 seconds", optarg);
-      break;
-    case 'n':
-      if (!parse_number(optarg, 1, INT32_MAX, &count)) die_usage("stat", "'%s' is not a number of times", optarg);
-      break;
-    case 'h':
-      fputs(stat_command.help, stdout);
+    } else if (!looks_option(&stat_command, c, optarg, &looks)) {
       return DONE;
-    default:
-      die_usage("stat", "wrong option");
     }
+  }
   if (argc - optind != 1) die_usage("stat", "one process is needed");
   struct target t;
   target_open_or_die(&t, parse_pid("stat", argv[optind]));
-  if (interval) catch_interrupts();
+  uint64_t count = looks.count ? looks.count : looks.interval_ms ? UINT64_MAX : 1;
+  if (looks.interval_ms) catch_interrupts();
   for (uint64_t i = 1;; i++) {
     print_report(&t, format);
-    if (i == (count ? count : interval ? UINT64_MAX : 1)) break;
-    sleep_ms(interval ? interval : 1000);
+    if (i == count) break;
+    sleep_ms(looks.interval_ms ? looks.interval_ms : 1000);
     if (interrupted) break;
     enum found found = target_read(&t);
     if (found == GONE) break; /* it was there: its end is no error */

@@ -237,26 +237,15 @@ static int top_run(int argc, char **argv) {
                                           {"interval", required_argument, NULL, 'i'},
                                           {"help", no_argument, NULL, 'h'},
                                           {NULL, 0, NULL, 0}};
-  uint64_t interval = 1000, count = UINT64_MAX;
+  struct looks looks = {1000, UINT64_MAX};
   bool batch = false;
   int c, pid = 0;
-  while ((c = getopt_long(argc, argv, "bn:i:d:h", options, NULL)) >= 0) switch (c) {
-    case 'b':
+  while ((c = getopt_long(argc, argv, "bn:i:d:h", options, NULL)) >= 0) {
+    if (c == 'b')
       batch = true;
-      break;
-    case 'i':
-    case 'd': /* as in top(1) */
-      if (!parse_seconds(optarg, &interval)) die_usage("top", "'%s' is not 0.01 to 86400 seconds", optarg);
-      break;
-    case 'n':
-      if (!parse_number(optarg, 1, INT32_MAX, &count)) die_usage("top", "'%s' is not a number of times", optarg);
-      break;
-    case 'h':
-      fputs(top_command.help, stdout);
+    else if (!looks_option(&top_command, c == 'd' ? 'i' : c, optarg, &looks)) /* -d: as in top(1) */
       return DONE;
-    default:
-      die_usage("top", "wrong option");
-    }
+  }
   if (argc - optind > 1) die_usage("top", "at most one process");
   if (optind < argc) pid = parse_pid("top", argv[optind]);
   struct target t;
@@ -265,11 +254,11 @@ static int top_run(int argc, char **argv) {
   catch_interrupts();
   if (!batch) take_terminal();
   enum found found = FOUND;
-  for (uint64_t i = 0; i < count && !interrupted; i++) {
+  for (uint64_t i = 0; i < looks.count && !interrupted; i++) {
     begin_screen();
     pid ? put_process(&t) : put_all();
     show_screen();
-    if (i + 1 == count || wait_for_key(interval)) break;
+    if (i + 1 == looks.count || wait_for_key(looks.interval_ms)) break;
     if (pid && (found = target_read(&t)) != FOUND) break;
     if (batch) putchar('\n');
   }

@@ -67,6 +67,24 @@ int parse_pid(const char *command, const char *text) {
   return (int)pid;
 }
 
+bool looks_option(const struct command *command, int option, const char *value, struct looks *looks) {
+  switch (option) {
+  case 'i':
+    if (!parse_seconds(value, &looks->interval_ms))
+      die_usage(command->name, "'%s' is not 0.01 to 86400 seconds", value);
+    return true;
+  case 'n':
+    if (!parse_number(value, 1, INT32_MAX, &looks->count))
+      die_usage(command->name, "'%s' is not a number of times", value);
+    return true;
+  case 'h':
+    fputs(command->help, stdout);
+    return false;
+  default:
+    die_usage(command->name, "wrong option");
+  }
+}
+
 char *read_file(const char *path, size_t *length) {
   size_t have = 0, room = 8192;
   int fd = open(path, O_RDONLY | O_CLOEXEC), error;

@@ -35,7 +35,7 @@ done
 
 # ---- systemd ----
 if command -v systemd-analyze >/dev/null; then
-  for file in mesh-uffd.service.conf mesh-uffd-capability.service.conf; do
+  for file in mesh-uffd.service.conf mesh-uffd-filter.service.conf mesh-uffd-capability.service.conf; do
     { echo '[Service]'; echo 'ExecStart=/bin/true'; sed '/^\[Service\]$/d' $file; } >"$directory/tried-$file.service"
     mv "$directory/tried-$file.service" "$directory/tried.service"
     if systemd-analyze verify "$directory/tried.service" >"$directory/said" 2>&1 && ! grep -q tried.service "$directory/said"; then
@@ -46,6 +46,17 @@ if command -v systemd-analyze >/dev/null; then
   done
 else
   skip "the drop-ins: there is no systemd-analyze"
+fi
+
+# A line of it in a unit without a filter makes a filter of it.
+grep -q '^SystemCallFilter' mesh-uffd.service.conf && fail "mesh-uffd.service.conf has a filter, for units that have none"
+# Whatever the library asks of the kernel is in the drop-in for units that have one.
+sed -n '/define MU_SYS_LIST/,/Requests/s/X(\([a-z0-9_]*\))/\n\1\n/gp' "$abs_top_srcdir/src/sys.h" | grep -x '[a-z0-9_]*' | grep -vx -e userfaultfd -e '' | LC_ALL=C sort >"$directory/calls"
+sed -n 's/^SystemCallFilter=//p' mesh-uffd-filter.service.conf | tr ' ' '\n' | LC_ALL=C sort >"$directory/allowed"
+if LC_ALL=C comm -23 "$directory/calls" "$directory/allowed" >"$directory/said" && [ ! -s "$directory/said" ] && [ -s "$directory/calls" ]; then
+  ok "the drop-in for filters names all $(wc -l <"$directory/calls") calls"
+else
+  fail "the drop-in for filters lacks calls"
 fi
 
 # ---- seccomp ----
