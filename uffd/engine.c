@@ -53,6 +53,8 @@ static bool can_wake(void) {
   return mu_ioctl(mu_engine.uffd, UFFDIO_WAKE, &r) == 0;
 }
 
+static bool pagemap_is_true(void);
+
 void mu_engine_start(void) {
   mu_engine.page = getauxval(AT_PAGESZ);
   mu_engine.shift = (unsigned)__builtin_ctzl(mu_engine.page);
@@ -63,6 +65,12 @@ void mu_engine_start(void) {
   mu_engine.pagemap = mu_open("/proc/thread-self/pagemap", O_RDONLY | O_CLOEXEC);
   if (mu_engine.pagemap < 0) {
     give_up("/proc/self/pagemap cannot be read");
+    return;
+  }
+  if (!pagemap_is_true()) {
+    mu_close(mu_engine.pagemap);
+    mu_engine.pagemap = -1;
+    give_up("/proc/self/pagemap tells of other memory than ours: an emulator");
     return;
   }
   mu_tier_probe();
@@ -164,6 +172,23 @@ int mu_resident(const void *start, unsigned pages, uint64_t *present, uint64_t *
     if ((entry[i] & MU_PM_PRESENT) && (entry[i] & MU_PM_EXCLUSIVE) && !(entry[i] & MU_PM_FILE)) *movable |= bit;
   }
   return r;
+}
+
+/* An emulator of processes has the kernel tell of its own addresses, which may be others than the program's; what it
+ * takes for absent would be lost. */
+static bool pagemap_is_true(void) {
+  enum { PAGES = 8, TOUCHED = 0x8d };
+  uint64_t present, movable;
+  int err;
+  _Atomic char *at =
+      mu_mmap(NULL, PAGES * mu_engine.page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0, &err);
+  if (!at) return true;
+  mu_madvise(at, PAGES * mu_engine.page, MADV_NOHUGEPAGE);
+  for (unsigned i = 0; i < PAGES; i++)
+    if (TOUCHED >> i & 1) atomic_store_explicit(&at[i * mu_engine.page], 1, memory_order_relaxed);
+  int r = mu_resident(at, PAGES, &present, &movable);
+  mu_munmap(at, PAGES * mu_engine.page);
+  return r < 0 || present == TOUCHED;
 }
 
 int mu_private_copies(const void *start, unsigned pages, uint64_t *copies) {
