@@ -68,7 +68,7 @@ void mu_mark_for_call(long n, long a, long b, long c) {
     if (is_done_at_once(c)) return;
     break;
   case SYS_ioctl:
-    if (b == (long)UFFDIO_REGISTER && c) mark_registered((const struct uffdio_register *)c);
+    if ((unsigned)b == UFFDIO_REGISTER && c) mark_registered((const struct uffdio_register *)c);
     return;
   case SYS_mprotect:
   case SYS_pkey_mprotect:
@@ -102,12 +102,19 @@ MU_EXPORT int pkey_mprotect(void *start, size_t len, int protection, int key) {
                    : call(SYS_pkey_mprotect, (long)start, (long)len, protection, key);
 }
 
-MU_EXPORT int ioctl(int fd, unsigned long request, ...) {
+#ifdef __GLIBC__
+typedef unsigned long request_type;
+#else
+typedef int request_type;
+#endif
+
+/* The kernel looks at 32 bits of the request. */
+MU_EXPORT int ioctl(int fd, request_type request, ...) {
   va_list args;
   va_start(args, request);
   long argument = va_arg(args, long);
   va_end(args);
-  return call(SYS_ioctl, fd, (long)request, argument, 0);
+  return call(SYS_ioctl, fd, (long)(unsigned)request, argument, 0);
 }
 
 /* ---- locks: in a static program libc's own names cannot be had twice ----------------------------------------------
