@@ -5,9 +5,9 @@
 struct mu_size_class mu_classes[MU_CLASSES];
 uint8_t mu_class_table[MU_TABLE_MAX / 16 + 1];
 
-/* Derived from nothing but trial: 8 KiB a refill and 16 KiB a vector keep a thread's hoard small and the class lock
+/* Derived from nothing but trial: 12 KiB a refill and 24 KiB a vector keep a thread's hoard small and the class lock
  * rare. What swings further goes through the transfer cache, which is shared, and emptied when nobody needs it. */
-enum { BATCH_BYTES = 8192, VECTOR_BYTES = 16384, MIN_CAP = 4, CACHE_BYTES = 1 << 18, MAX_CACHE = 1024 };
+enum { BATCH_BYTES = 12288, VECTOR_BYTES = 24576, MIN_CAP = 4, CACHE_BYTES = 1 << 18, MAX_CACHE = 1024 };
 /* Of sizes above this a quarter: a growing buffer passes through twenty such classes, and leaves its share in each. */
 enum { MANY_CLASSES = 1024 };
 

@@ -14,8 +14,8 @@ enum {
   MU_CLASSES = 41,        /* 1 to 40 */
   MU_MAX_SMALL = 32768,
   MU_TABLE_MAX = 1024, /* sizes up to this go through the table */
-  MU_MAX_CAP = 256,    /* slots of a ShuffleVector */
-  MU_MAX_BATCH = 64,   /* slots claimed at once */
+  MU_MAX_CAP = 384,    /* slots of a ShuffleVector */
+  MU_MAX_BATCH = 96,   /* slots claimed at once */
   MU_FILL_BINS = 8,    /* a class's spans are kept apart by eighths of occupancy */
 };
 

@@ -13,6 +13,15 @@
 
 enum { FIRST_BATCH = 8 };
 
+/*
+ * What sleeping threads have in their vectors is of no use to anybody, and pins spans. So a vector begins small, and
+ * grows when its thread needs it, as long as all threads together may keep no more than FREE_BYTES and a sixteenth of
+ * the heap beyond what they begin with.
+ */
+enum { FIRST_LIMIT = 8, FIRST_LIMIT_BYTES = 1024, FREE_BYTES = 4 << 20, HEAP_SHARE = 16 };
+
+static _Atomic size_t allowed_bytes; /* sum over heaps in use */
+
 enum mu_aside mu_aside;
 
 static struct mu_thread_local_heap empty_heap;
@@ -59,16 +68,63 @@ static size_t room_of(unsigned c) {
   return mu_options.check ? 0 : mu_classes[c].cap;
 }
 
+static uint32_t first_limit(unsigned c) {
+  size_t few = mu_max(FIRST_LIMIT_BYTES / mu_classes[c].size, 1);
+  return (uint32_t)mu_min(mu_min(few, FIRST_LIMIT), room_of(c));
+}
+
 static struct mu_thread_local_heap *make_heap(void) {
   size_t room = 0;
-  for (unsigned c = 1; c < MU_CLASSES; c++) room += room_of(c);
-  struct mu_thread_local_heap *t = mu_meta_alloc(sizeof *t + room * sizeof *t->slots);
-  void **at = t ? t->slots : NULL;
-  for (unsigned c = 1; t && c < MU_CLASSES; c++) {
-    t->vectors[c].top = t->vectors[c].bottom = at;
-    t->vectors[c].end = at += room_of(c);
+  for (unsigned c = 1; c < MU_CLASSES; c++) room += first_limit(c) + room_of(c);
+  return mu_meta_alloc(sizeof(struct mu_thread_local_heap) + room * sizeof(void *));
+}
+
+/* All vectors are empty, and as small as they begin. */
+static void begin_small(struct mu_thread_local_heap *t) {
+  void **at = t->slots;
+  for (unsigned c = 1; c < MU_CLASSES; c++) {
+    uint32_t limit = first_limit(c);
+    t->vectors[c] = (struct mu_shuffle_vector){
+        .top = at,
+        .bottom = at,
+        .end = at + limit,
+        .batch = (uint32_t)mu_min(FIRST_BATCH, mu_classes[c].batch),
+        .limit = limit,
+    };
+    at += limit;
   }
-  return t;
+}
+
+/* Where the vector stands that has outgrown its first room. */
+static void **last_room(struct mu_thread_local_heap *t, unsigned c) {
+  void **at = t->slots;
+  for (unsigned i = 1; i < MU_CLASSES; i++) at += first_limit(i) + (i < c ? room_of(i) : 0);
+  return at;
+}
+
+static bool allow(struct mu_thread_local_heap *t, size_t bytes) {
+  size_t most = FREE_BYTES + (mu_arena_limit() << mu_arena.page_shift) / HEAP_SHARE;
+  /* relaxed: threads that grow at once may exceed it by what each takes */
+  if (atomic_load_explicit(&allowed_bytes, memory_order_relaxed) + bytes > most) return false;
+  atomic_fetch_add_explicit(&allowed_bytes, bytes, memory_order_relaxed);
+  t->allowed += bytes;
+  return true;
+}
+
+/* Twice the room for a vector, if that may be. */
+static MU_NOINLINE bool widen(struct mu_thread_local_heap *t, unsigned c) {
+  struct mu_shuffle_vector *v = &t->vectors[c];
+  uint32_t limit = (uint32_t)mu_min(v->limit * 2, room_of(c)), count = mu_vector_count(v);
+  if (limit == v->limit || !allow(t, (size_t)(limit - v->limit) * mu_classes[c].size)) return false;
+  if (v->limit == first_limit(c)) {
+    void **room = last_room(t, c);
+    memcpy(room, v->bottom, count * sizeof *room);
+    v->bottom = room;
+    v->top = room + count;
+  }
+  v->limit = limit;
+  v->end = v->bottom + limit;
+  return true;
 }
 
 static struct mu_thread_local_heap *take_heap(void) {
@@ -79,6 +135,7 @@ static struct mu_thread_local_heap *take_heap(void) {
   else
     t = make_heap();
   if (t) {
+    begin_small(t);
     t->rng = mu_rng_next(&registry.seeds);
     t->prev = NULL;
     t->next = registry.in_use;
@@ -117,6 +174,8 @@ void mu_thread_flush(void) {
 }
 
 static void retire(struct mu_thread_local_heap *t) {
+  atomic_fetch_sub_explicit(&allowed_bytes, t->allowed, memory_order_relaxed);
+  t->allowed = 0;
   mu_lock_take(&registry.lock);
   if (t->prev)
     t->prev->next = t->next;
@@ -141,7 +200,6 @@ static bool thread_started(void) {
   if (mu_own_heap == &ended_heap || !heap_ready()) return false;
   struct mu_thread_local_heap *t = take_heap();
   if (!t) return false;
-  for (unsigned c = 1; c < MU_CLASSES; c++) t->vectors[c].batch = (uint32_t)mu_min(FIRST_BATCH, mu_classes[c].batch);
   set_heap(t);
   /* The destructor runs when the thread ends. May allocate: the heap is set, so that is an ordinary call. */
   if (registry.key_ready) pthread_setspecific(registry.key, t);
@@ -172,7 +230,8 @@ void *mu_malloc_refill(unsigned c) {
   void *p = mu_vector_pop(v); /* a thread's start may have allocated, and filled it */
   if (p) return p;
   bool grown;
-  uint32_t most = mu_classes[c].cap / 2U, batch = v->batch;
+  if (v->batch > v->limit) widen(mu_own_heap, c);
+  uint32_t batch = (uint32_t)mu_min(v->batch, v->limit), most = (uint32_t)mu_max((v->limit + 1) / 2, batch);
   v->top = v->bottom + mu_take(c, v->bottom, most, batch, &mu_own_heap->rng, &grown);
   v->batch = (uint32_t)mu_min(batch * 2, mu_classes[c].batch);
   p = mu_vector_pop(v);
@@ -191,8 +250,12 @@ void mu_free_overflow(void *p, unsigned c) {
     mu_give_back(c, &p, 1);
     return;
   }
+  if (v->limit < mu_classes[c].cap && widen(t, c)) {
+    mu_vector_push(v, p);
+    return;
+  }
   /* The older half goes: what was freed last is warm. A fork in between, by another thread, forgets this vector. */
-  uint32_t half = mu_vector_count(v) / 2, kept = mu_vector_count(v) - half;
+  uint32_t half = (mu_vector_count(v) + 1) / 2, kept = mu_vector_count(v) - half;
   mu_put(c, v->bottom, half);
   memmove(v->bottom, v->bottom + half, kept * sizeof *v->bottom);
   v->bottom[kept] = p;

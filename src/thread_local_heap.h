@@ -12,7 +12,7 @@ struct mu_shuffle_vector {
   void **top;           /* [bottom, top) are free slots of this thread's */
   void **bottom, **end; /* end == bottom: push nothing */
   uint32_t batch;       /* slots claimed by the next refill: doubles, so that who needs few touches few pages */
-  uint32_t reserved;
+  uint32_t limit;       /* end - bottom: doubles too, as long as the threads together do not keep too much */
 };
 _Static_assert(sizeof(struct mu_shuffle_vector) == 32, "a power of two, so that vectors are found by a shift");
 
@@ -22,7 +22,8 @@ struct mu_thread_local_heap {
   uint64_t rng;
   int64_t until_sample; /* profiling: bytes to the next sample, 0 before the first is chosen */
   bool profiling;       /* this thread is taking one, or writing them */
-  void *slots[];        /* room of the vectors, side by side */
+  size_t allowed;       /* bytes that its vectors may keep beyond what each may at first */
+  void *slots[];        /* room of the vectors, side by side: of their first limits, then of their last */
 };
 
 /* Never NULL: a thread that has no heap yet, or none any more, has the empty one, whose vectors send both malloc and

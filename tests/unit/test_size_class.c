@@ -116,7 +116,7 @@ Test(size_class, spans_are_the_smallest_that_leave_a_small_tail) {
 static void check_vector(const struct mu_size_class *k, unsigned c, size_t page) {
   CHECK(k->batch >= 1 && k->batch <= k->cap, "class %u, pages of %zu: %u of %u", c, page, k->batch, k->cap);
   CHECK(k->cap >= 4 && k->cap <= MU_MAX_CAP, "class %u: %u", c, k->cap);
-  CHECK(k->batch == 1 || (size_t)k->batch * k->size <= 8192, "class %u: %u at once", c, k->batch);
+  CHECK(k->batch == 1 || (size_t)k->batch * k->size <= 12288, "class %u: %u at once", c, k->batch);
 }
 
 Test(size_class, a_batch_fits_into_a_vector) {

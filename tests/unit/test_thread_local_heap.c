@@ -129,8 +129,29 @@ Test(thread_local_heap, vectors_stand_side_by_side) {
   for (unsigned c = 1; c < MU_CLASSES; c++) {
     const struct mu_shuffle_vector *v = &mu_tlh->vectors[c];
     cr_assert_eq(v->bottom, at, "class %u", c);
-    cr_assert_eq(v->end, at += mu_classes[c].cap, "class %u", c);
+    cr_assert(v->limit >= 1 && v->limit <= 8, "class %u begins with room for %u", c, v->limit);
+    cr_assert_eq(v->end, at += v->limit, "class %u", c);
   }
+}
+
+/* Each class's room doubles by need to the class's cap, and keeps what the vector holds. */
+Test(thread_local_heap, vectors_grow_by_need) {
+  cr_assert(mu_heap_ready());
+  for (unsigned c = 1; c < MU_CLASSES; c++) {
+    void *slots[MU_MAX_CAP];
+    uint32_t cap = mu_classes[c].cap;
+    for (uint32_t i = 0; i < cap; i++) slots[i] = get(c);
+    mu_thread_flush();
+    for (uint32_t i = 0; i < cap; i++) {
+      put(slots[i], c);
+      CHECK(kept(c) == i + 1 && kept(c) <= mu_tlh->vectors[c].limit, "class %u, %u", c, i);
+    }
+    CHECK(mu_tlh->vectors[c].limit == cap, "class %u", c);
+    for (uint32_t i = cap; i-- > 0;) CHECK(mu_vector_pop(&mu_tlh->vectors[c]) == slots[i], "class %u, %u", c, i);
+    for (uint32_t i = 0; i < cap; i++) put(slots[i], c);
+  }
+  mu_thread_flush();
+  validate();
 }
 
 /* ---- refill and overflow ---- */
@@ -172,7 +193,7 @@ Test(thread_local_heap, an_overflow_hands_on_the_older_half) {
   cr_assert(mu_heap_ready());
   for (unsigned c = 1; c < MU_CLASSES; c++) {
     void *slots[MU_MAX_CAP + 1];
-    uint32_t cap = fill(c, slots), half = cap / 2;
+    uint32_t cap = fill(c, slots), half = (cap + 1) / 2;
     cr_assert_eq(live(c), cap + 1, "class %u", c);
     put(slots[cap], c);
     cr_assert_eq(live(c), cap + 1 - half, "class %u", c);
