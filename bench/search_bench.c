@@ -2,7 +2,7 @@
 /*
  * How fast the mesh search is and how near the floor it ends, with random live slots, from a thousand units to ten
  * million (or to the number given as first argument). Compared with meshing in pairs as Mesh's SplitMesher does.
- * Build: cc -std=gnu17 -O2 -I. bench/search_bench.c src/mesh_search.c -o search_bench
+ * Build: cc -std=gnu17 -O2 -I. bench/search_bench.c src/mesh_search.c src/room_index.c -o search_bench
  */
 #include "src/mesh_search.h"
 
@@ -92,6 +92,7 @@ static struct mu_mesh_search make_search(const struct heap *h) {
   s.anchor_base = allocate(s.runs, sizeof *s.anchor_base);
   s.order = allocate_units(h, sizeof *s.order);
   s.work = allocate_units(h, sizeof *s.work);
+  s.rows = allocate(mu_room_index_words(h->units, 1), sizeof *s.rows);
   return s;
 }
 
@@ -104,6 +105,7 @@ static void free_search(struct mu_mesh_search *s) {
   free(s->anchor_base);
   free(s->order);
   free(s->work);
+  free(s->rows);
 }
 
 static struct result measure_search(const struct heap *h) {

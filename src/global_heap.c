@@ -103,6 +103,13 @@ static void span_died(struct mu_class_heap *h, struct mu_run *run, struct mu_min
   if (--run->used == 0) h->spare_runs++;
 }
 
+/* Pages that show a packed unit for the sake of their own objects. */
+static void count_shown(const struct mu_size_class *k, struct mu_mini_heap *span, bool shown) {
+  bool was = span->state == MU_SPAN_MESHED && !(span->flags & MU_MH_COVERED);
+  atomic_fetch_add_explicit(&mu_pages_shown, (uint64_t)k->span_pages * shown - (uint64_t)k->span_pages * was,
+                            memory_order_relaxed);
+}
+
 /* ---- runs -------------------------------------------------------------------------------------------------------- */
 
 static void run_link(struct mu_class_heap *h, uint32_t r) {
@@ -177,7 +184,7 @@ static bool run_destroy(struct mu_class_heap *h, uint32_t r) {
   for (size_t at = page; at < page + MU_RUN_PAGES; at += k->span_pages) {
     struct mu_mini_heap *span = mu_mini_heap(at);
     if (span->state == MU_SPAN_MESHED) {
-      atomic_fetch_sub_explicit(&mu_pages_shown, k->span_pages, memory_order_relaxed);
+      count_shown(k, span, false);
     } else if (span->flags & MU_MH_TOUCHED) {
       touched = true;
       h->touched_empty--;
@@ -541,13 +548,13 @@ static void open_span(struct mu_class_heap *h, const struct mu_size_class *k, si
 static void mesh_span(struct mu_class_heap *h, const struct mu_size_class *k, size_t page,
                       struct mu_packed_place where) {
   struct mu_mini_heap *span = mu_mini_heap(page);
+  count_shown(k, span, span->live != 0);
   if (span->state != MU_SPAN_MESHED) {
-    atomic_fetch_add_explicit(&mu_pages_shown, k->span_pages, memory_order_relaxed);
     if (span->live == 0 && (span->flags & MU_MH_TOUCHED)) h->touched_empty--;
     h->meshed_slots += span->live;
   }
   span->state = MU_SPAN_MESHED;
-  span->flags |= MU_MH_TOUCHED;
+  span->flags = (uint8_t)((span->flags & ~MU_MH_COVERED) | MU_MH_TOUCHED | (span->live ? 0 : MU_MH_COVERED));
   span->next = where.file;
   span->prev = where.unit;
   map_span(k, page, 0);
@@ -558,8 +565,8 @@ static void refresh_unit(struct mu_class_heap *h, const struct mu_size_class *k,
                          uint8_t c) {
   if (!mu_fresh_mapping(mu_page_address(page), (size_t)unit_pages << mu_arena.page_shift)) return;
   mu_file_unref(mu_mini_heap(page)->next);
-  atomic_fetch_sub_explicit(&mu_pages_shown, unit_pages, memory_order_relaxed);
   for (size_t at = page; at < page + unit_pages; at += k->span_pages) {
+    count_shown(k, mu_mini_heap(at), false);
     mu_mini_heap(at)->flags = 0;
     map_span(k, at, c);
     open_span(h, k, at);
@@ -690,6 +697,7 @@ static uint32_t validate_span(const struct mu_size_class *k, unsigned c, size_t 
   for (uint32_t w = 0; w < k->words; w++) live += (uint32_t)__builtin_popcountll(span->bitmap[w]);
   MU_CHECK(span->state >= MU_SPAN_OPEN && span->state <= MU_SPAN_MESHED);
   MU_CHECK(span->live == live);
+  MU_CHECK(!(span->flags & MU_MH_COVERED) || (span->state == MU_SPAN_MESHED && !live));
   MU_CHECK(k->slots % 64 == 0 || (span->bitmap[k->words - 1] >> (k->slots % 64)) == 0);
   MU_CHECK(span->state == MU_SPAN_OPEN ? may_be_in_bin(k, span) : span->bin == MU_NO_BIN);
   for (size_t i = page; i < page + k->span_pages; i++)

@@ -18,9 +18,9 @@ enum {
   FINE_SAMPLE = 256, /* runs that it is refined with */
   COARSE_STEPS = 8,  /* shares tried before the best is refined */
   KEYS = 1024,       /* buckets of the counting sorts */
-  WINDOW = 8,        /* packed units are probed in windows: for one-word bitmaps, a cache line each */
+  PLACES = 64,       /* packed units with room that the best is chosen of */
+  MOST_ALONG = 64,
   USELESS_SHARE = 8, /* an anchor that gains less than this fraction of the average is as good as full */
-  ATTEMPTS = 8,      /* times `probes` are made for a unit that finds no room: few do, so it costs little */
 };
 
 struct plan {
@@ -30,6 +30,7 @@ struct plan {
   uint32_t candidates; /* units in s->order */
   uint32_t first, end; /* packed units probed now */
   uint64_t random;
+  struct mu_room_index room;
 };
 
 /* The anchors are the sample's runs number skip to skip + count. */
@@ -47,6 +48,10 @@ static uint64_t next_random(struct plan *p) {
 
 static uint32_t random_below(struct plan *p, uint32_t bound) {
   return (uint32_t)(((next_random(p) >> 32) * bound) >> 32);
+}
+
+static uint32_t smaller(uint32_t a, uint32_t b) {
+  return a < b ? a : b;
 }
 
 static uint32_t at_least_one(uint32_t n) {
@@ -142,100 +147,10 @@ static void take_sample(struct plan *p, uint32_t sample) {
   for (uint32_t i = 0; i < sample; i++) place_candidates(p, sampled_run(p, i), shift, place);
 }
 
-/* Probing. The best fit so far is one number, fullness above packed number, so that finding it takes no branch. */
-
-static inline uint64_t overlap(const uint64_t *a, const uint64_t *b, uint32_t words) {
+static bool overlap(const uint64_t *a, const uint64_t *b, uint32_t words) {
   uint64_t both = 0;
   for (uint32_t i = 0; i < words; i++) both |= a[i] & b[i];
   return both;
-}
-
-static inline uint64_t best_of(const struct mu_mesh_search *s, const uint64_t *bits, uint32_t from, uint32_t to,
-                               uint64_t best, uint32_t words) {
-  const uint64_t *packed = s->packed + (size_t)from * words;
-  for (uint32_t i = from; i < to; i++, packed += words) {
-    bool fits = !overlap(packed, bits, words) & (s->packed_live[i] != 0);
-    uint64_t fit = ((uint64_t)s->packed_live[i] << 32 | i) & (0 - (uint64_t)fits);
-    best = fit > best ? fit : best;
-  }
-  return best;
-}
-
-/* The constants let the compiler unroll the common sizes. */
-static uint64_t best_in_window(const struct mu_mesh_search *s, const uint64_t *bits, uint32_t from, uint32_t to,
-                               uint64_t best) {
-  switch (s->words) {
-  case 1:
-    return best_of(s, bits, from, to, best, 1);
-  case 2:
-    return best_of(s, bits, from, to, best, 2);
-  case 4:
-    return best_of(s, bits, from, to, best, 4);
-  case 8:
-    return best_of(s, bits, from, to, best, 8);
-  default:
-    return best_of(s, bits, from, to, best, s->words);
-  }
-}
-
-static uint32_t random_window(struct plan *p) {
-  return p->first + random_below(p, p->end - p->first - WINDOW + 1);
-}
-
-/* In a large heap nearly every window is a cache miss: ask for all of them at once. */
-static void prefetch_windows(struct plan *p) {
-  const struct mu_mesh_search *s = p->s;
-  uint64_t random = p->random;
-  for (uint32_t i = 0; i < s->probes; i += WINDOW) {
-    uint32_t from = random_window(p);
-    __builtin_prefetch(packed_bits(s, from));
-    __builtin_prefetch(s->packed_live + from);
-  }
-  p->random = random;
-}
-
-static uint64_t best_in_windows(struct plan *p, const uint64_t *bits) {
-  uint64_t best = 0;
-  prefetch_windows(p);
-  for (uint32_t i = 0; i < p->s->probes; i += WINDOW) {
-    uint32_t from = random_window(p);
-    best = best_in_window(p->s, bits, from, from + WINDOW, best);
-  }
-  return best;
-}
-
-static uint64_t best_fit(struct plan *p, const uint64_t *bits) {
-  uint32_t n = p->end - p->first;
-  uint64_t best = 0;
-  if (n <= p->s->probes || n <= WINDOW) return best_in_window(p->s, bits, p->first, p->end, 0);
-  for (uint32_t i = 1; i <= ATTEMPTS && !best && i * p->s->probes <= n; i++) best = best_in_windows(p, bits);
-  bool few = n <= ATTEMPTS * p->s->probes;
-  return best || !few ? best : best_in_window(p->s, bits, p->first, p->end, 0);
-}
-
-static bool has_room(const struct plan *p, uint32_t unit, uint32_t packed) {
-  const struct mu_mesh_search *s = p->s;
-  return packed >= p->first && packed < p->end && s->packed_live[packed] &&
-         !overlap(packed_bits(s, packed), unit_bits(s, unit), s->words);
-}
-
-/* Where the unit's mapping would be one with that of a unit next to it; or MU_UNIT_STAYS. */
-static uint32_t find_beside(const struct plan *p, uint32_t unit) {
-  const struct mu_mesh_search *s = p->s;
-  uint32_t u = unit % s->units_per_run;
-  uint32_t before = u ? s->choice[unit - 1] : MU_UNIT_STAYS;
-  uint32_t after = u + 1 < s->units_per_run ? s->choice[unit + 1] : MU_UNIT_STAYS;
-  if (before != MU_UNIT_STAYS && has_room(p, unit, before + 1)) return before + 1;
-  if (after != MU_UNIT_STAYS && has_room(p, unit, after - 1)) return after - 1;
-  return MU_UNIT_STAYS;
-}
-
-/* A packed unit with room, or MU_UNIT_STAYS. */
-static uint32_t find_room(struct plan *p, uint32_t unit) {
-  uint32_t beside = find_beside(p, unit);
-  if (beside != MU_UNIT_STAYS) return beside;
-  uint64_t best = best_fit(p, unit_bits(p->s, unit));
-  return best ? (uint32_t)best : MU_UNIT_STAYS;
 }
 
 /* Joining and leaving: slots in a packed unit are disjoint, so taking a unit's out again is exact. */
@@ -246,17 +161,96 @@ static void toggle(const struct mu_mesh_search *s, uint32_t unit, uint32_t packe
   for (uint32_t i = 0; i < s->words; i++) into[i] ^= bits[i];
 }
 
-static void join(const struct mu_mesh_search *s, uint32_t unit, uint32_t packed) {
+static void join(struct plan *p, uint32_t unit, uint32_t packed) {
+  const struct mu_mesh_search *s = p->s;
   toggle(s, unit, packed);
+  mu_room_index_take(&p->room, packed, unit_bits(s, unit));
   s->packed_live[packed] += unit_live(s, unit);
   s->choice[unit] = packed;
 }
 
-static void leave(const struct mu_mesh_search *s, uint32_t unit) {
+static void leave(struct plan *p, uint32_t unit) {
+  const struct mu_mesh_search *s = p->s;
   uint32_t packed = s->choice[unit];
   toggle(s, unit, packed);
+  mu_room_index_release(&p->room, packed, unit_bits(s, unit));
   s->packed_live[packed] -= unit_live(s, unit);
   s->choice[unit] = MU_UNIT_STAYS;
+}
+
+/*
+ * Stretches. Units of a run that go to neighbouring packed units, one after the other, need one mapping together. So
+ * where a unit has a choice, the place is taken that lets the most of its neighbours go along. Units without a live
+ * slot go along anywhere, even where no packed unit is yet.
+ */
+
+static bool is_empty(const struct mu_mesh_search *s, uint32_t unit) {
+  return s->empty && (s->empty[unit / s->units_per_run] >> unit % s->units_per_run & 1);
+}
+
+static bool is_candidate(const struct mu_mesh_search *s, uint32_t unit) {
+  return s->choice[unit] == MU_UNIT_STAYS && candidate_live(s, unit);
+}
+
+/* Not for what has no live slot. */
+static bool has_room(const struct plan *p, uint32_t unit, uint32_t packed) {
+  const struct mu_mesh_search *s = p->s;
+  return s->packed_live[packed] && !overlap(packed_bits(s, packed), unit_bits(s, unit), s->words);
+}
+
+/* Units from `unit` on, in the direction of `step`, that may go along. */
+static uint32_t along(const struct plan *p, uint32_t unit, uint32_t packed, int step) {
+  const struct mu_mesh_search *s = p->s;
+  uint32_t u = unit % s->units_per_run, n = 0;
+  uint32_t room = step > 0 ? p->end - 1 - packed : packed - p->first;
+  uint32_t most = smaller(step > 0 ? s->units_per_run - 1 - u : u, smaller(room, MOST_ALONG));
+  while (n < most) {
+    uint32_t next = unit + (uint32_t)step * (n + 1), to = packed + (uint32_t)step * (n + 1);
+    if (s->choice[next] != MU_UNIT_STAYS)
+      return n + (s->choice[next] == to); /* one mapping with those that are there */
+    if (!is_empty(s, next) && !(is_candidate(s, next) && has_room(p, next, to))) break;
+    n++;
+  }
+  return n;
+}
+
+/* How good a place is: mappings it saves, then fullness. */
+static uint64_t value_of(const struct plan *p, uint32_t unit, uint32_t packed) {
+  uint64_t merged = along(p, unit, packed, 1) + along(p, unit, packed, -1);
+  return (merged + 1) << 32 | p->s->packed_live[packed];
+}
+
+static uint32_t best_place(const struct plan *p, uint32_t unit, const uint32_t *places, uint32_t n) {
+  uint32_t best = MU_UNIT_STAYS;
+  uint64_t most = 0;
+  for (uint32_t i = 0; i < n; i++) {
+    uint64_t value = value_of(p, unit, places[i]);
+    if (value > most) most = value, best = places[i];
+  }
+  return best;
+}
+
+/* A packed unit with room, or MU_UNIT_STAYS. */
+static uint32_t find_room(struct plan *p, uint32_t unit) {
+  uint32_t places[PLACES], chunks = mu_room_index_chunks(&p->room);
+  uint32_t n =
+      mu_room_index_find(&p->room, unit_bits(p->s, unit), random_below(p, chunks), p->s->probes, places, PLACES);
+  return best_place(p, unit, places, n);
+}
+
+static uint64_t join_stretch(struct plan *p, uint32_t unit, uint32_t packed) {
+  const struct mu_mesh_search *s = p->s;
+  uint64_t saved = 0;
+  for (int step = -1; step <= 1; step += 2) {
+    uint32_t n = along(p, unit, packed, step);
+    for (uint32_t i = step > 0 ? 0 : 1; i <= n; i++) {
+      uint32_t u = unit + (uint32_t)step * i;
+      if (s->choice[u] != MU_UNIT_STAYS) break;
+      join(p, u, packed + (uint32_t)step * i);
+      if (!is_empty(s, u)) saved += s->pages[u];
+    }
+  }
+  return saved;
 }
 
 static bool seeks_room(const struct mu_mesh_search *s, uint32_t unit) {
@@ -272,9 +266,7 @@ static uint64_t join_all(struct plan *p) {
     uint32_t unit = s->order[i];
     if (!seeks_room(s, unit)) continue;
     uint32_t packed = find_room(p, unit);
-    if (packed == MU_UNIT_STAYS) continue;
-    join(s, unit, packed);
-    saved += s->pages[unit];
+    if (packed != MU_UNIT_STAYS) saved += join_stretch(p, unit, packed);
   }
   return saved;
 }
@@ -292,12 +284,17 @@ static uint32_t base_of(const struct mu_mesh_search *s, uint32_t anchor) {
   return s->targets + anchor * s->units_per_run;
 }
 
+static void look_in(struct plan *p, uint32_t first, uint32_t end) {
+  p->first = first;
+  p->end = end;
+  mu_room_index_build(&p->room, p->s->packed, p->s->packed_live, first, end);
+}
+
 static void found_anchors(struct plan *p, const struct choice_of_anchors *c) {
   const struct mu_mesh_search *s = p->s;
   for (uint32_t i = 0; i < c->count; i++) found_anchor(s, sampled_run(p, c->skip + i), base_of(s, i));
-  p->first = s->targets - scale(s->targets, p->sample, s->runs);
-  p->end = base_of(s, c->count);
   p->random = s->seed;
+  look_in(p, s->targets - scale(s->targets, p->sample, s->runs), base_of(s, c->count));
 }
 
 static uint32_t anchor_joined(const struct mu_mesh_search *s, uint32_t unit) {
@@ -320,8 +317,9 @@ static void count_gains(const struct plan *p, uint32_t anchors) {
 
 static void undo(struct plan *p, const struct choice_of_anchors *c) {
   const struct mu_mesh_search *s = p->s;
-  for (uint32_t i = 0; i < p->candidates; i++)
-    if (s->choice[s->order[i]] != MU_UNIT_STAYS) leave(s, s->order[i]);
+  for (uint32_t i = 0; i < p->sample; i++)
+    for (uint32_t u = sampled_run(p, i) * s->units_per_run, end = u + s->units_per_run; u < end; u++)
+      if (s->choice[u] != MU_UNIT_STAYS) leave(p, u);
   for (uint32_t i = 0; i < c->count; i++) s->role[sampled_run(p, c->skip + i)] = MU_RUN_STAYS;
 }
 
@@ -374,10 +372,6 @@ static void scale_choice(struct choice_of_anchors *c, uint32_t to, uint32_t from
   uint32_t end = scale(c->skip + c->count, to, from);
   c->skip = scale(c->skip, to, from);
   c->count = end - c->skip;
-}
-
-static uint32_t smaller(uint32_t a, uint32_t b) {
-  return a < b ? a : b;
 }
 
 static struct choice_of_anchors choose_anchors(struct plan *p) {
@@ -442,8 +436,7 @@ static uint32_t renumber_anchors(struct plan *p, uint32_t anchors, uint32_t gain
 
 static void renumber_choices(const struct plan *p) {
   const struct mu_mesh_search *s = p->s;
-  for (uint32_t i = 0; i < p->candidates; i++) {
-    uint32_t unit = s->order[i];
+  for (uint32_t unit = 0; unit < s->runs * s->units_per_run; unit++) {
     if (!joined_anchor(s, unit)) continue;
     uint32_t anchor = s->work[anchor_joined(s, unit)], u = (s->choice[unit] - s->targets) % s->units_per_run;
     s->choice[unit] = anchor == MU_UNIT_STAYS ? MU_UNIT_STAYS : base_of(s, anchor) + u;
@@ -459,7 +452,7 @@ static uint32_t drop_poor_anchors(struct plan *p, uint32_t anchors) {
     if (!count_gaining_at_most(s, anchors, wanted - 1)) break;
     anchors = renumber_anchors(p, anchors, median_below(s, anchors, wanted));
     renumber_choices(p);
-    p->end = base_of(s, anchors);
+    look_in(p, p->first, base_of(s, anchors));
     join_all(p);
   }
   return anchors;
@@ -499,7 +492,7 @@ static void make_plan(struct plan *p) {
 }
 
 void mu_mesh_search(struct mu_mesh_search *s) {
-  struct plan p = {.s = s, .ranked = s->anchor_base};
+  struct plan p = {.s = s, .ranked = s->anchor_base, .room = {.rows = s->rows, .words = s->words}};
   s->founded = 0;
   s->pages_saved = 0;
   if (!s->runs || !s->units_per_run) return;

@@ -10,8 +10,7 @@
 #ifndef MU_MESH_SEARCH_H
 #define MU_MESH_SEARCH_H
 
-#include <stddef.h>
-#include <stdint.h>
+#include "src/room_index.h"
 
 enum { MU_UNIT_STAYS = UINT32_MAX };
 
@@ -28,8 +27,9 @@ struct mu_mesh_search {
   uint32_t unit_pages;   /* pages of a unit */
   const uint64_t *live;  /* [runs * units_per_run * words] set bits: live slots */
   const uint32_t *pages; /* [runs * units_per_run] resident pages that are given back if this unit joins another */
+  const uint64_t *empty; /* [runs] bit u: unit u has no live slot, and may go along with its neighbours; or NULL */
   uint32_t targets;      /* packed units that exist already */
-  uint32_t probes;       /* random packed units looked at for each unit, again if it fits none; 64 is a good choice */
+  uint32_t probes;       /* packed units looked at for each unit, in multiples of MU_ROOM_CHUNK */
   uint64_t seed;         /* any value; the same seed gives the same plan */
   /* An anchor run costs copying all its units and a mapping, an evacuated unit costs a mapping: a plan keeps an anchor
    * only if the pages given back by units that join it are at least this many, and a joiner only if it gives back at
@@ -50,6 +50,7 @@ struct mu_mesh_search {
 
   /* scratch, contents undefined before and after: [runs * units_per_run] each */
   uint32_t *order, *work;
+  uint64_t *rows; /* mu_room_index_words(targets + runs * units_per_run, words) */
 };
 
 /* Makes the plan. Time is near-linear in units * probes. Nobody joins a packed unit with no live slot: it has no page

@@ -47,6 +47,7 @@ struct mu_mini_heap {
 enum {
   MU_MH_TOUCHED = 1, /* its pages may be resident */
   MU_MH_ALIGNED = 2, /* an object of it asked for an alignment of 512 or more */
+  MU_MH_COVERED = 4, /* meshed without a live slot: a neighbour's mapping was stretched over it */
 };
 
 _Static_assert(sizeof(struct mu_mini_heap) == 16, "the layout drawn above");

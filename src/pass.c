@@ -14,10 +14,7 @@
 #include <string.h>
 
 enum {
-  PROBES = 64,        /* at least, for each unit */
-  MOST_PROBES = 4096, /* where few fit: the search looks at all there are before it gives up */
-  WANTED_FITS = 32,
-  PROBES_IN_ALL = 1 << 22, /* with what is tried out on samples, and again, about a tenth of a second */
+  MOST_PROBES = 4096, /* packed units that are looked at for each unit */
   MAX_UNIT_PAGES = 32,
   RUNS_PER_FILE = 4,
   MIN_VICTIM_PAGES = 16,           /* a file or two: emptying fewer is not worth the search */
@@ -29,6 +26,7 @@ enum {
   FIRST_FIXED_NS = 30000, /* of a barrier, and for each page: to begin with, from a virtual machine of 2023 */
   FIRST_PAGE_NS = 8000,
   FRESH_SLICE_NS = 1000000, /* about a third of a time slice */
+  MAPPING_BYTES = 200,      /* that one takes of the kernel's memory: its record, and its share of the tree */
 };
 
 static struct mu_lock pass_lock = MU_LOCK_INIT(MU_RANK_PASS), gate = MU_LOCK_INIT(MU_RANK_LEAF);
@@ -212,7 +210,7 @@ static const void *unit_address(const struct shape *s, uint32_t run, unsigned un
   return mu_page_address(first_page(run) + (size_t)unit * s->unit_pages);
 }
 
-/* Where a unit is to go. */
+/* Where a unit is to go. One without a live slot goes along with its neighbours, so that one mapping is enough. */
 struct goal {
   struct mu_pack *pack; /* NULL: stays */
   uint32_t unit;
@@ -222,9 +220,9 @@ struct run_pass {
   const struct shape *s;
   uint32_t run;
   bool anchor;
-  bool again;     /* a run that is meshed: its units that show victims go elsewhere */
-  bool mixed;     /* some of its units are meshed, others private memory: stretches of units that go are closed */
-  uint64_t fresh; /* again: units that show victims and have no live slot */
+  bool again;    /* a run that is meshed: its units that show victims go elsewhere */
+  bool mixed;    /* some of its units are meshed, others private memory: stretches of units that go are closed */
+  uint64_t dead; /* again: units that show victims and have no live slot */
   struct goal goals[MU_RUN_PAGES];
   uint64_t *bits; /* [units_per_run * words] at the time it was closed */
   uint64_t done;  /* units that are meshed */
@@ -298,6 +296,22 @@ static bool prepare_anchor(struct run_pass *p) {
   return first && mu_pack_prepare(first->pack, (size_t)first->unit * p->s->unit_pages, pages);
 }
 
+/* Whether the next unit goes to the next place. */
+static bool goes_along(const struct run_pass *p, unsigned unit) {
+  const struct goal *g = &p->goals[unit];
+  return g->pack && g[1].pack == g->pack && g[1].unit == g->unit + 1;
+}
+
+/* Units without a live slot stay if those that they were to go along with do. */
+static void leave_lonely(struct run_pass *p) {
+  for (unsigned u = 0, n; u < p->s->units_per_run; u += n) {
+    bool live = false;
+    for (n = 1; u + n < p->s->units_per_run && goes_along(p, u + n - 1);) n++;
+    for (unsigned i = 0; i < n; i++) live |= population(bits_of(p, u + i), p->s->words) != 0;
+    for (unsigned i = 0; i < n && !live; i++) p->goals[u + i].pack = NULL;
+  }
+}
+
 static bool prepare_files(struct run_pass *p) {
   if (p->anchor && !prepare_anchor(p)) memset(p->goals, 0, sizeof p->goals);
   for (unsigned u = 0; u < p->s->units_per_run; u++) {
@@ -310,6 +324,7 @@ static bool prepare_files(struct run_pass *p) {
     }
     if (!free_there || !(p->anchor || prepare_unit(p, u))) g->pack = NULL;
   }
+  if (!p->anchor) leave_lonely(p);
   return true;
 }
 
@@ -337,9 +352,10 @@ static bool hold_run(struct run_pass *p) {
   mu_run_hold(p->run);
   read_bits(s, p->run, p->bits);
   for (unsigned u = 0; u < s->units_per_run; u++) {
-    bool victim = shows_victim(s, p->run, u), live = population(bits_of(p, u), s->words) != 0;
-    if (!victim || !live) p->goals[u].pack = NULL;
-    if (victim && !live) p->fresh |= (uint64_t)1 << u;
+    bool meshed = mu_unit_place(p->run, s->unit_pages, u).file != 0, victim = meshed && shows_victim(s, p->run, u);
+    bool live = population(bits_of(p, u), s->words) != 0;
+    if (live ? !victim : !meshed) p->goals[u].pack = NULL;
+    if (victim && !live) p->dead |= (uint64_t)1 << u;
   }
   return true;
 }
@@ -398,12 +414,9 @@ static bool pack_unit(struct run_pass *p, const struct window *w, unsigned unit)
   return true;
 }
 
-/* Maps as many neighbouring packed units as go to neighbouring places, from `unit` on. Returns how many. */
-static unsigned remap(struct run_pass *p, const struct window *w, unsigned unit, uint64_t packed) {
+/* Maps n units, from `unit` on, onto neighbouring places. */
+static void remap(struct run_pass *p, const struct window *w, unsigned unit, unsigned n) {
   const struct goal *g = &p->goals[unit];
-  unsigned n = 1;
-  while (unit + n < w->first + w->n && (packed >> (unit + n) & 1) && g[n].pack == g->pack && g[n].unit == g->unit + n)
-    n++;
   uint64_t offset = ((uint64_t)g->unit * p->s->unit_pages) << mu_arena.page_shift;
   const void *address = unit_address(p->s, p->run, unit);
   if (mu_barrier_remap(unit - w->first, n, g->pack->file.fd, offset)) {
@@ -413,6 +426,17 @@ static unsigned remap(struct run_pass *p, const struct window *w, unsigned unit,
     mu_count(&mu_mesher_counters.refused_mappings, 1);
     MU_PROBE2(refused, address, MU_REFUSED_MAPPING);
   }
+}
+
+/* Packs and maps those of `units` from `unit` on that go to neighbouring places: one mapping, at once, since whoever
+ * touches them waits for it. Returns how many were packed. */
+static unsigned pack_stretch(struct run_pass *p, const struct window *w, unsigned unit, uint64_t units) {
+  unsigned n = 0;
+  while ((units >> (unit + n) & 1) && pack_unit(p, w, unit + n)) {
+    n++;
+    if (unit + n == w->first + w->n || !goes_along(p, unit + n - 1)) break;
+  }
+  if (n) remap(p, w, unit, n);
   return n;
 }
 
@@ -501,7 +525,8 @@ static void renew_slice(void) {
 static void mesh_window(struct run_pass *p, const struct window *w) {
   unsigned size = p->s->unit_pages, pages = w->n * size;
   void *start = mu_page_address(first_page(p->run) + (size_t)w->first * size);
-  uint64_t units = wanted(p, w), packed = 0, refused;
+  uint64_t units = wanted(p, w), refused;
+  unsigned packed = 0;
   if (!units) return;
   renew_slice();
   mu_gate_close();
@@ -512,28 +537,20 @@ static void mesh_window(struct run_pass *p, const struct window *w) {
     return;
   }
   times.closed = mu_now_ns();
-  uint64_t present = mu_barrier_present();
   units = without_refused(p, w, units, refused);
-  for (uint64_t left = units; left; left &= left - 1) {
-    unsigned u = (unsigned)__builtin_ctzll(left);
-    if (pack_unit(p, w, u)) packed |= (uint64_t)1 << u;
-    /* An anchor's units are mapped all at once: one mapping. The others at once each: nobody waits longer than need be.
-     */
-    if (!p->anchor && packed >> u & 1) {
-      remap(p, w, u, (uint64_t)1 << u);
-      p->saved += (size_t)__builtin_popcountll(unit_pages_of(p, w, u, present));
-    }
-  }
-  if (p->anchor)
-    for (unsigned u = w->first; u < w->first + w->n;) u += packed >> u & 1 ? remap(p, w, u, packed) : 1;
+  uint64_t before = p->done;
+  for (unsigned u = w->first, n; u < w->first + w->n; u += n ? n : 1) packed += n = pack_stretch(p, w, u, units);
   times.packed = mu_now_ns();
+  for (uint64_t left = p->anchor ? 0 : p->done & ~before; left; left &= left - 1)
+    p->saved +=
+        (size_t)__builtin_popcountll(unit_pages_of(p, w, (unsigned)__builtin_ctzll(left), mu_barrier_present()));
   mu_barrier_open();
   times.opened = mu_now_ns();
   mu_gate_open();
   uint64_t ns = times.opened - times.began;
   note_duration(ns);
   MU_PROBE4(pass, start, pages, ns, __builtin_popcountll(p->done & units));
-  if (packed) note_speed(p, &times, (unsigned)__builtin_popcountll(packed));
+  if (packed) note_speed(p, &times, packed);
 }
 
 static void settle(struct run_pass *p) {
@@ -547,14 +564,16 @@ static void settle(struct run_pass *p) {
     run->failures = (uint8_t)mu_min(run->failures + 1U, MAX_FAILURES);
     run->not_before = atomic_load_explicit(&mu_tick, memory_order_relaxed) + ((uint32_t)BACKOFF_TICKS << run->failures);
   }
-  mu_run_settle(p->run, s->unit_pages, p->done, p->fresh, where);
+  mu_run_settle(p->run, s->unit_pages, p->done, p->dead & ~p->done, where);
   mu_class_unlock(s->size_class);
 }
 
 static void count_meshed(const struct run_pass *p) {
   mu_count(&mu_mesher_counters.passes, 1);
   if (p->anchor || p->again) return;
-  unsigned units = (unsigned)__builtin_popcountll(p->done);
+  unsigned units = 0;
+  for (uint64_t left = p->done; left; left &= left - 1)
+    units += population(bits_of(p, (unsigned)__builtin_ctzll(left)), p->s->words) != 0;
   mu_count(&mu_mesher_counters.meshes, units);
   mu_count(&mu_mesher_counters.meshed_pages, (uint64_t)units * p->s->unit_pages);
   uint64_t now = mu_meshed_pages_now();
@@ -602,7 +621,7 @@ static unsigned next_window(const struct run_pass *p, unsigned from, unsigned mo
 /* Returns pages saved. */
 static size_t mesh_run(struct run_pass *p) {
   const struct shape *s = p->s;
-  p->done = p->fresh = 0;
+  p->done = p->dead = 0;
   p->saved = 0;
   p->faulted = false;
   lock_behind_others();
@@ -652,7 +671,8 @@ static uint32_t count_targets(const struct shape *s) {
 
 static bool plan_allocate(struct plan *p) {
   size_t units = (size_t)p->count * p->s.units_per_run, all = count_targets(&p->s) + units, words = p->s.words;
-  p->bytes = (units + all) * words * 8 + units * 20 + all * 4 + p->count * 24UL + 16 * 64;
+  size_t rows = mu_room_index_words((uint32_t)all, p->s.words);
+  p->bytes = (units + all) * words * 8 + units * 20 + all * 4 + rows * 8 + p->count * 32UL + 18 * 64;
   p->memory = mu_scratch_alloc(p->bytes);
   if (!p->memory) return false;
   char *at = p->memory;
@@ -661,12 +681,14 @@ static bool plan_allocate(struct plan *p) {
                                       .units_per_run = p->s.units_per_run,
                                       .words = p->s.words,
                                       .unit_pages = p->s.unit_pages,
-                                      .probes = PROBES,
+                                      .probes = MOST_PROBES,
                                       .seed = mu_now_ns() | 1,
                                       .min_pages_per_join = 1};
   struct mu_mesh_search *q = &p->search;
   q->live = take(&at, units * words * 8);
   q->packed = take(&at, all * words * 8);
+  q->rows = take(&at, rows * 8);
+  q->empty = take(&at, p->count * 8UL);
   q->pages = take(&at, units * 4);
   q->choice = take(&at, units * 4);
   q->order = take(&at, units * 4);
@@ -694,7 +716,7 @@ static void offer_targets(struct plan *p) {
 /* What shows a victim is offered; its share of the victim's memory is what it takes up now. */
 static void offer_again(struct plan *p) {
   struct mu_mesh_search *q = &p->search;
-  uint64_t *live = (uint64_t *)(uintptr_t)q->live;
+  uint64_t *live = (uint64_t *)(uintptr_t)q->live, *empty = (uint64_t *)(uintptr_t)q->empty;
   uint32_t *pages = (uint32_t *)(uintptr_t)q->pages;
   unsigned upr = p->s.units_per_run;
   for (uint32_t i = 0; i < p->count; i++) {
@@ -702,8 +724,12 @@ static void offer_again(struct plan *p) {
     mu_class_lock(p->s.size_class);
     bool fine = worth_holding(&p->s, p->runs[i]);
     if (fine) read_bits(&p->s, p->runs[i], bits);
-    for (unsigned u = 0; fine && u < upr; u++)
-      if (!shows_victim(&p->s, p->runs[i], u)) memset(bits + (size_t)u * q->words, 0, q->words * sizeof *bits);
+    for (unsigned u = 0; fine && u < upr; u++) {
+      uint64_t *unit = bits + (size_t)u * q->words;
+      bool meshed = mu_unit_place(p->runs[i], p->s.unit_pages, u).file != 0;
+      if (meshed && !population(unit, q->words)) empty[i] |= (uint64_t)1 << u;
+      if (!shows_victim(&p->s, p->runs[i], u)) memset(unit, 0, q->words * sizeof *unit);
+    }
     mu_class_unlock(p->s.size_class);
     for (unsigned u = 0; u < upr; u++)
       pages[i * upr + u] = (uint32_t)__builtin_popcountll(pages_of_slots(&p->s, bits + (size_t)u * q->words));
@@ -720,6 +746,14 @@ static uint64_t private_pages(const struct plan *p, uint32_t run) {
   for (unsigned u = 0; u < p->s.units_per_run; u++)
     if (!mu_unit_place(run, p->s.unit_pages, u).file) pages |= pages_of_unit(p, u);
   return pages;
+}
+
+/* Private spans without a live slot, which can be closed with the others. */
+static bool unit_is_empty(const struct shape *s, uint32_t r, unsigned unit) {
+  size_t page = first_page(r) + (size_t)unit * s->unit_pages;
+  for (unsigned i = 0; i < s->unit_pages; i += s->k->span_pages)
+    if (mu_mini_heap(page + i)->state != MU_SPAN_OPEN || mu_mini_heap(page + i)->live) return false;
+  return true;
 }
 
 /* Meshed units of the run are not offered again. One that is too full may be part of an anchor, but joins nobody. */
@@ -741,6 +775,7 @@ static void offer_run(struct plan *p, uint32_t i, uint64_t present, uint64_t mov
     if (!(private & pages_of_unit(p, u))) memset(unit, 0, q->words * sizeof *unit);
     if (population(unit, q->words) <= most)
       pages[u] = (uint32_t)__builtin_popcountll(present & private & pages_of_unit(p, u));
+    if (unit_is_empty(&p->s, p->runs[i], u)) ((uint64_t *)(uintptr_t)q->empty)[i] |= (uint64_t)1 << u;
   }
 }
 
@@ -753,20 +788,6 @@ static void offer_runs(struct plan *p) {
     offer_run(p, i, present, movable);
     mu_class_unlock(p->s.size_class);
   }
-}
-
-/* As many as let a unit like the mean one find some that it fits. */
-static void choose_probes(struct plan *p) {
-  struct mu_mesh_search *q = &p->search;
-  uint64_t live = 0, units = 0;
-  for (uint32_t i = 0; i < q->runs * q->units_per_run; i++)
-    if (q->pages[i]) live += population(q->live + (size_t)i * q->words, q->words), units++;
-  if (!units) return;
-  unsigned slots = p->s.k->slots * p->s.spans_per_unit;
-  double wanted = WANTED_FITS / likely_disjoint(slots, (unsigned)(live / units));
-  uint64_t affordable = mu_min(MOST_PROBES, PROBES_IN_ALL / units);
-  q->probes = wanted < (double)affordable ? (uint32_t)wanted : (uint32_t)affordable;
-  if (q->probes < PROBES) q->probes = PROBES;
 }
 
 static struct goal goal_of(const struct plan *p, uint32_t number) {
@@ -808,7 +829,8 @@ static void set_goals(const struct plan *p, struct run_pass *pass, uint32_t i) {
                                                    : q->choice[i * upr + u];
     pass->goals[u] = choice == MU_UNIT_STAYS ? (struct goal){NULL, 0} : goal_of(p, choice);
     /* What was to be an anchor and never became one has nothing written: joining it would save nothing. */
-    if (!pass->anchor && pass->goals[u].pack && pass->goals[u].pack->live[pass->goals[u].unit] == 0)
+    bool empty = q->empty[i] >> u & 1;
+    if (!pass->anchor && !empty && pass->goals[u].pack && pass->goals[u].pack->live[pass->goals[u].unit] == 0)
       pass->goals[u].pack = NULL;
   }
 }
@@ -887,6 +909,33 @@ static uint64_t pages_needed(const struct plan *p, uint32_t *loners) {
   return pages;
 }
 
+/* Mappings that the runs need now, and as planned. Units that go nowhere count as one with their neighbours. */
+struct mappings {
+  uint64_t now, then;
+};
+
+static struct mappings count_mappings(const struct plan *p) {
+  const struct mu_mesh_search *q = &p->search;
+  unsigned upr = p->s.units_per_run;
+  struct mappings m = {0, 0};
+  for (uint32_t i = 0; i < p->count; i++) {
+    m.now += mu_arena.runs[p->runs[i]].mappings;
+    m.then++;
+    for (unsigned u = 1; q->role[i] != MU_RUN_ANCHOR && u < upr; u++) {
+      uint32_t before = q->choice[i * upr + u - 1], at = q->choice[i * upr + u];
+      m.then += before == MU_UNIT_STAYS ? at != MU_UNIT_STAYS : at != before + 1;
+    }
+  }
+  return m;
+}
+
+/* What is packed anew must pay: memory of the victims, and what the kernel takes for mappings. */
+static bool pays_again(const struct plan *p, uint64_t need, const struct mu_pass_policy *policy) {
+  struct mappings m = count_mappings(p);
+  uint64_t cost = (need + policy->min_pages) << mu_arena.page_shift, gain = p->victim_pages << mu_arena.page_shift;
+  return gain + m.now * MAPPING_BYTES >= cost + m.then * MAPPING_BYTES;
+}
+
 /* Units of the run that join nobody go to the pack of loners. */
 static void set_loners(struct run_pass *pass, const struct plan *p, uint32_t i, struct mu_pack *loners) {
   unsigned upr = p->s.units_per_run;
@@ -898,9 +947,9 @@ static void set_loners(struct run_pass *pass, const struct plan *p, uint32_t i, 
 static size_t carry_out_again(struct plan *p, const struct mu_pass_policy *policy) {
   static struct run_pass pass;
   uint32_t lone;
-  uint64_t need = pages_needed(p, &lone), have = p->victim_pages;
+  uint64_t need = pages_needed(p, &lone);
   size_t words = (size_t)p->s.words * p->s.units_per_run;
-  if (need + policy->min_pages > have) return 0;
+  if (!pays_again(p, need, policy)) return 0;
   uint64_t before = mu_file_bytes();
   p->loners = lone ? mu_pack_create(p->s.size_class, p->s.unit_pages, p->s.words, lone) : NULL;
   pass.s = &p->s;
@@ -946,7 +995,6 @@ static size_t mesh_group(const struct shape *s, uint32_t *runs, uint32_t count, 
   mu_packs_begin_plan(s->size_class, s->unit_pages);
   offer_targets(&p);
   again ? offer_again(&p) : offer_runs(&p);
-  choose_probes(&p);
   mu_mesh_search(&p.search);
   if (again)
     saved = carry_out_again(&p, policy);
@@ -962,18 +1010,22 @@ static size_t mesh_group(const struct shape *s, uint32_t *runs, uint32_t count, 
  */
 
 /*
- * Larger units take fewer mappings, but pack less well. Simulated over sparse heaps, packed units take 1.1 times the
- * room that their live slots would fill while units have up to three of them, and 0.18 times more for each further one.
- * A mapping costs the kernel about MAPPING_BYTES (its record, and its share of the tree). What both come to is least
- * for some unit; where mappings are short, each counts for more, twice as much at a time.
+ * Larger units take fewer mappings, but pack less well. Simulated over sparse heaps (bench/search_bench), packed units
+ * take 1.04 times the room that their live slots would fill while units have up to two of them, and 0.09 times more for
+ * each further one; units of one span take 0.4 mappings each, as neighbours go together, and 0.1 more at each doubling.
+ * What both come to is least for some unit; where mappings are short, each counts for more, twice as much at a time.
  */
-enum { MAPPING_BYTES = 300, PRICES = 10 };
+enum { PRICES = 11 };
 static uint32_t mapping_price = MAPPING_BYTES;
+
+static double mappings_of_unit(unsigned pages) {
+  return 0.4 + 0.1 * mu_log2(pages);
+}
 
 /* Of one page, when `share` of its slots are live, `live` in a unit of so many pages. */
 static double cost_of_unit(double share, double live, unsigned pages, double price) {
-  double room = live <= 3 ? 1.1 : 1.1 + (live - 3) * 0.18;
-  return share * room * (double)mu_arena.page_size + price / pages;
+  double room = live <= 2 ? 1.04 : 1.04 + (live - 2) * 0.09;
+  return share * room * (double)mu_arena.page_size + price * mappings_of_unit(pages) / pages;
 }
 
 /* Spans of a run that are private and not too full to mesh, and their live slots. */
@@ -1019,7 +1071,7 @@ static void add_mappings_needed(unsigned c, uint64_t *needed) {
     const struct mu_run *run = &mu_arena.runs[r];
     for (unsigned i = 0; i < PRICES && run->used && !run->meshed; i++) {
       unsigned pages = unit_for(c, r, (uint32_t)MAPPING_BYTES << i);
-      needed[i] += pages ? MU_RUN_PAGES / pages : 0;
+      needed[i] += pages ? (uint64_t)(MU_RUN_PAGES / pages * mappings_of_unit(pages) + 1) : 0;
     }
   }
   mu_class_unlock(c);
