@@ -985,16 +985,23 @@ static void back_off(const struct plan *p, bool carried_out) {
   mu_class_unlock(p->s.size_class);
 }
 
+/* The mean of those offered. */
+static uint64_t pages_of_a_run(const struct plan *p) {
+  uint64_t pages = 0;
+  for (uint32_t unit = 0; unit < p->count * p->s.units_per_run; unit++) pages += p->search.pages[unit];
+  return pages / p->count;
+}
+
 static size_t mesh_group(const struct shape *s, uint32_t *runs, uint32_t count, uint64_t victim_pages,
                          const struct mu_pass_policy *policy) {
   bool again = victim_pages != 0;
   struct plan p = {.s = *s, .again = again, .victim_pages = victim_pages, .count = count, .runs = runs};
   size_t saved = 0;
   if (!plan_allocate(&p)) return 0;
-  p.search.min_pages_per_anchor = (uint32_t)mu_min(policy->min_pages, MU_RUN_PAGES / ANCHOR_GAIN);
   mu_packs_begin_plan(s->size_class, s->unit_pages);
   offer_targets(&p);
   again ? offer_again(&p) : offer_runs(&p);
+  p.search.min_pages_per_anchor = (uint32_t)mu_min(policy->min_pages, pages_of_a_run(&p) / ANCHOR_GAIN);
   mu_mesh_search(&p.search);
   if (again)
     saved = carry_out_again(&p, policy);
@@ -1010,22 +1017,23 @@ static size_t mesh_group(const struct shape *s, uint32_t *runs, uint32_t count, 
  */
 
 /*
- * Larger units take fewer mappings, but pack less well. Simulated over sparse heaps (bench/search_bench), packed units
- * take 1.04 times the room that their live slots would fill while units have up to two of them, and 0.09 times more for
- * each further one; units of one span take 0.4 mappings each, as neighbours go together, and 0.1 more at each doubling.
+ * Larger units take fewer mappings, but pack less well. Simulated over sparse heaps, packed units take 1.04 times the
+ * room that their live slots would fill while units have up to two of them, 0.09 times more for each further one, and a
+ * twenty-fifth more at each doubling of the unit. Units that hold something take 0.4 mappings each, as neighbours go
+ * together, and 0.05 more at each doubling; those between them that hold nothing take none.
  * What both come to is least for some unit; where mappings are short, each counts for more, twice as much at a time.
  */
 enum { PRICES = 11 };
 static uint32_t mapping_price = MAPPING_BYTES;
 
-static double mappings_of_unit(unsigned pages) {
-  return 0.4 + 0.1 * mu_log2(pages);
+static double mappings_of_unit(double live, unsigned pages) {
+  return (0.4 + 0.05 * mu_log2(pages)) * live / (0.6 + live);
 }
 
 /* Of one page, when `share` of its slots are live, `live` in a unit of so many pages. */
 static double cost_of_unit(double share, double live, unsigned pages, double price) {
-  double room = live <= 2 ? 1.04 : 1.04 + (live - 2) * 0.09;
-  return share * room * (double)mu_arena.page_size + price * mappings_of_unit(pages) / pages;
+  double room = (live <= 2 ? 1.04 : 1.04 + (live - 2) * 0.09) * (1 + 0.04 * mu_log2(pages));
+  return share * room * (double)mu_arena.page_size + price * mappings_of_unit(live, pages) / pages;
 }
 
 /* Spans of a run that are private and not too full to mesh, and their live slots. */
@@ -1064,6 +1072,11 @@ static unsigned unit_for(unsigned c, uint32_t r, uint32_t price) {
   return best;
 }
 
+/* Live slots of a unit of that many pages, at the mean of the run. */
+static double live_of_unit(uint32_t r, unsigned pages) {
+  return (double)mu_arena.runs[r].live * pages / MU_RUN_PAGES;
+}
+
 /* Adds up the mappings that meshing all runs of a class would take, at each price. */
 static void add_mappings_needed(unsigned c, uint64_t *needed) {
   mu_class_lock(c);
@@ -1071,7 +1084,7 @@ static void add_mappings_needed(unsigned c, uint64_t *needed) {
     const struct mu_run *run = &mu_arena.runs[r];
     for (unsigned i = 0; i < PRICES && run->used && !run->meshed; i++) {
       unsigned pages = unit_for(c, r, (uint32_t)MAPPING_BYTES << i);
-      needed[i] += pages ? (uint64_t)(MU_RUN_PAGES / pages * mappings_of_unit(pages) + 1) : 0;
+      needed[i] += pages ? (uint64_t)(MU_RUN_PAGES / pages * mappings_of_unit(live_of_unit(r, pages), pages)) + 1 : 0;
     }
   }
   mu_class_unlock(c);
