@@ -45,6 +45,12 @@ objects = gdb.parse_and_eval("object")
 live = [p for p in (int(objects[i * 200]) for i in range(1000)) if p]  # what is meshed first is not known
 for p in live:
     gdb.execute(f"mesh-uffd pointer {p}")
+def is_readable(p):
+    try:
+        return any(bytes(gdb.selected_inferior().read_memory(p, 16)))
+    except gdb.MemoryError:
+        return False
+print(f"readable: {sum(map(is_readable, live))} of {len(live)} objects")
 gdb.execute(f"mesh-uffd pointer {live[0] + 5}")
 gdb.execute("mesh-uffd pointer 4096")
 gdb.execute("mesh-uffd pointer (char *)mu_arena.base + 1")
@@ -67,6 +73,8 @@ shows 'an object of 256 bytes at 0x' "a pointer"
 shows ': byte 5 of an object of 256 bytes' "a pointer into an object"
 shows '^it is live' "a live object"
 shows '0x1000 is not in the heap' "a pointer of somebody else's"
+# The contents of objects whose pages are clean pages of a mesh file, which the kernel leaves out unless it is told.
+shows '^readable: ([0-9]+) of \1 objects' "contents"
 if [ $meshed = 1 ]; then
   shows '^ +256 .* [1-9][0-9]*$' "meshed spans"
   shows 'its span shows unit [0-9]+ of mesh file [0-9]+, which [0-9]+ other spans show too' "who shares a page"

@@ -9,8 +9,11 @@
 #include "test.h"
 
 #include <fcntl.h>
+#include <linux/aio_abi.h>
 #include <linux/futex.h>
 #include <linux/io_uring.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
@@ -76,6 +79,9 @@ struct writer {
   int pair[2];  /* stream */
   int dgram[2]; /* named, with credentials */
   int epoll;
+  int tcp[2];
+  bool tcp_tried;
+  aio_context_t aio;
   struct ring ring;
   int ring_pipe[2];
   struct slot *pending; /* of the ring */
@@ -341,6 +347,70 @@ static bool kind_direct(struct writer *w, struct slot *s) {
   if (result < 0 && errno == EINVAL && alignment != BIG) return false; /* larger blocks */
   EXPECT("pread(O_DIRECT)", result, n);
   memcpy(s->shadow, file_content + at, n);
+  return true;
+}
+
+/* In flight while the thread does something else; the end of it is written into the heap too. */
+static bool kind_aio(struct writer *w, struct slot *s) {
+  size_t alignment = s->size == BIG ? BIG : 512;
+  if (direct_file < 0 || s->size < 512 || (uintptr_t)s->p % alignment) return false;
+  if (!w->aio && syscall(SYS_io_setup, 4, &w->aio) < 0) return false;
+  size_t n = s->size / alignment * alignment;
+  size_t at = rng_below(&w->rng, (FILE_SIZE - n) / alignment + 1) * alignment;
+  struct iocb request, *list = &request;
+  struct io_event end;
+  memset(&request, 0, sizeof request);
+  request.aio_lio_opcode = IOCB_CMD_PREAD;
+  request.aio_fildes = (uint32_t)direct_file;
+  request.aio_buf = (uintptr_t)s->p;
+  request.aio_nbytes = n;
+  request.aio_offset = (int64_t)at;
+  long submitted = syscall(SYS_io_submit, w->aio, 1, &list);
+  if (submitted < 0 && errno == EINVAL && alignment != BIG) return false; /* larger blocks */
+  EXPECT("io_submit", submitted, 1);
+  if (rng_below(&w->rng, 2)) sched_yield();
+  EXPECT("io_getevents", syscall(SYS_io_getevents, w->aio, 1, 1, &end, NULL), 1);
+  EXPECT("the read", end.res, n);
+  memcpy(s->shadow, file_content + at, n);
+  return true;
+}
+
+/* A connection through the loopback device, for MSG_ZEROCOPY. */
+static bool connect_to_itself(struct writer *w) {
+  struct sockaddr_in address;
+  socklen_t length = sizeof address;
+  int on = 1, listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  memset(&address, 0, sizeof address);
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  w->tcp[0] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  bool fine = listener >= 0 && w->tcp[0] >= 0 && bind(listener, (struct sockaddr *)&address, sizeof address) == 0 &&
+              listen(listener, 1) == 0 && getsockname(listener, (struct sockaddr *)&address, &length) == 0 &&
+              setsockopt(w->tcp[0], SOL_SOCKET, SO_ZEROCOPY, &on, sizeof on) == 0 &&
+              setsockopt(w->tcp[0], IPPROTO_TCP, TCP_NODELAY, &on, sizeof on) == 0 &&
+              connect(w->tcp[0], (struct sockaddr *)&address, sizeof address) == 0;
+  w->tcp[1] = fine ? accept(listener, NULL, NULL) : -1;
+  if (listener >= 0) close(listener);
+  w->tcp_tried = true;
+  return w->tcp[1] >= 0;
+}
+
+/* The page is read when it is sent, perhaps later: not changed until then. */
+static bool kind_zerocopy(struct writer *w, struct slot *s) {
+  if (!w->tcp_tried) connect_to_itself(w);
+  if (w->tcp[1] < 0) return false;
+  ssize_t sent = send(w->tcp[0], s->p, s->size, MSG_ZEROCOPY);
+  if (sent < 0 && errno == ENOBUFS) sent = send(w->tcp[0], s->p, s->size, 0);
+  EXPECT("send(MSG_ZEROCOPY)", sent, s->size);
+  if (rng_below(&w->rng, 2)) sched_yield();
+  EXPECT("recv", recv(w->tcp[1], w->buffer, s->size, MSG_WAITALL), s->size);
+  CHECKF(memcmp(w->buffer, s->shadow, s->size) == 0, "MSG_ZEROCOPY from %p sent something else", (void *)s->p);
+  char control[256];
+  struct msghdr notice;
+  memset(&notice, 0, sizeof notice);
+  notice.msg_control = control;
+  notice.msg_controllen = sizeof control;
+  while (recvmsg(w->tcp[0], &notice, MSG_ERRQUEUE | MSG_DONTWAIT) >= 0) notice.msg_controllen = sizeof control;
   return true;
 }
 
@@ -792,7 +862,9 @@ static const struct kind kinds[] = {
     {"pread", kind_pread},
     {"preadv", kind_preadv},
     {"direct", kind_direct},
+    {"aio", kind_aio},
     {"write", kind_write},
+    {"zerocopy", kind_zerocopy},
     {"sendmsg", kind_sendmsg},
     {"vmsplice", kind_vmsplice},
     {"getrandom", kind_getrandom},

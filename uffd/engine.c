@@ -73,6 +73,7 @@ void mu_engine_start(void) {
     give_up("/proc/self/pagemap tells of other memory than ours: an emulator");
     return;
   }
+  mu_have_meshed_pages_dumped();
   mu_tier_probe();
   if (mu_options.drop_caps) mu_caps_drop_ptrace(); /* before another thread is made, which would have it too */
   if (mu_engine.uffd < 0) return;

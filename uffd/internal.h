@@ -55,6 +55,9 @@ void mu_tier_probe(void);
 /* Fresh memory for pages in transit, in place of what there was. */
 bool mu_make_scratch(void);
 
+/* From now on a core file of this process has the contents of meshed pages. */
+void mu_have_meshed_pages_dumped(void);
+
 int mu_fault_thread_start(void);
 void mu_fault_thread_stop(void);
 
