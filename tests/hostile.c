@@ -20,9 +20,11 @@
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 
 #ifndef SYS_userfaultfd
@@ -422,7 +424,8 @@ static const struct call_name {
 #define OUR_ARCHITECTURE AUDIT_ARCH_AARCH64
 #endif
 
-static void refuse(int number, int error) {
+/* For this thread, or for all. */
+static void refuse(int number, int error, unsigned flags) {
   struct sock_filter program[] = {
       BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch)),
       BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, OUR_ARCHITECTURE, 0, 3),
@@ -433,18 +436,26 @@ static void refuse(int number, int error) {
   };
   struct sock_fprog filter = {.len = sizeof program / sizeof *program, .filter = program};
   CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
-  if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) < 0) skip("no seccomp filter can be set");
+  if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &filter) != 0) skip("no seccomp filter can be set");
+}
+
+/* One of the calls, or "all" of those that the engine lives by. */
+static void refuse_by_name(const char *name, int error, unsigned flags) {
+  bool found = false;
+  for (size_t i = 0; i < sizeof calls / sizeof *calls; i++) {
+    bool all = strcmp(name, "all") == 0 && calls[i].number != SYS_madvise;
+    if (!all && strcmp(calls[i].name, name) != 0) continue;
+    refuse(calls[i].number, error, flags);
+    found = true;
+  }
+  if (!found) FAIL("no call %s", name);
 }
 
 /* seccomp NAME ERRNO CASE... */
 static void run_seccomp(char **arguments) {
   CHECK(arguments[0] && arguments[1]);
-  for (size_t i = 0; i < sizeof calls / sizeof *calls; i++)
-    if (strcmp(calls[i].name, arguments[0]) == 0) {
-      refuse(calls[i].number, atoi(arguments[1]));
-      run_again(arguments + 2);
-    }
-  FAIL("no call %s", arguments[0]);
+  refuse_by_name(arguments[0], atoi(arguments[1]), 0);
+  run_again(arguments + 2);
 }
 
 /* What an allocator may call in any program, and what this one's threads call besides: the end of the process. */
@@ -468,6 +479,21 @@ static void forbid_engine(void) {
 }
 
 static unsigned rounds;
+
+/* late-seccomp NAME ERRNO: for all threads, while passes go on. */
+static char **late_filter;
+
+static void refuse_late(void) {
+  rounds++;
+  if (rounds == 200) refuse_by_name(late_filter[0], atoi(late_filter[1]), SECCOMP_FILTER_FLAG_TSYNC);
+}
+
+static void run_late_seccomp(char **arguments) {
+  CHECK(arguments[0] && arguments[1]);
+  late_filter = arguments;
+  work(800, refuse_late);
+  CHECK(rounds >= 200);
+}
 
 static void forbid_once(void) {
   if (++rounds == 300) forbid_engine();
@@ -559,6 +585,46 @@ static void run_threads(char **arguments) {
   work(1000, generation);
 }
 
+/* Ten thousand, each of which leaves something to be freed by another; their heaps serve the next. */
+static size_t resident_kb(void) {
+  char text[128] = "";
+  FILE *f = fopen("/proc/self/statm", "re");
+  if (!f || !fgets(text, sizeof text, f)) skip("no /proc/self/statm");
+  fclose(f);
+  char *second = strchr(text, ' ');
+  return second ? strtoul(second, NULL, 10) * (size_t)sysconf(_SC_PAGESIZE) / 1024 : 0;
+}
+
+static void run_many_threads(char **arguments) {
+  enum { GENERATIONS = 10000 / GENERATION, WARM = GENERATIONS / 10, MOST_GROWTH_KB = 4096 };
+  (void)arguments;
+  size_t before = 0, after;
+  for (int i = 0; i < GENERATIONS; i++) {
+    generation();
+    if (i == WARM) before = resident_kb();
+  }
+  after = resident_kb();
+  CHECKF(after < before + MOST_GROWTH_KB, "%zu kB after %d threads, %zu kB after %d", before, WARM * GENERATION, after,
+         GENERATIONS * GENERATION);
+}
+
+/* The highest of priorities on the one processor that they share with the library's threads. */
+static void become_urgent(void) {
+  struct sched_param p = {.sched_priority = sched_get_priority_max(SCHED_FIFO)};
+  cpu_set_t one;
+  CPU_ZERO(&one);
+  CPU_SET(0, &one);
+  if (sched_setaffinity(0, sizeof one, &one) < 0) skip("no affinity");
+  if (sched_setscheduler(0, SCHED_FIFO, &p) < 0) skip("no real-time threads");
+}
+
+/* Threads that are made from now on inherit both. */
+static void run_realtime(char **arguments) {
+  (void)arguments;
+  become_urgent();
+  work(800, NULL);
+}
+
 static void in_fork_handler(void) {
   for (size_t i = 0; i < SIZES; i++) {
     unsigned char *p = malloc(sizes[i]);
@@ -589,16 +655,183 @@ static void fork_now(void) {
   for (int k = 0; k < AT_ONCE; k++) check_exit(children[k], "a child of the storm");
 }
 
+static void build_still(void);
+
 static void run_forks(char **arguments) {
   (void)arguments;
-  struct rng rng = rng_from(seed, 5);
   CHECK(pthread_atfork(in_fork_handler, in_fork_handler, in_fork_handler) == 0);
+  build_still();
+  work(1500, fork_now);
+  for (size_t i = 0; i < STILL; i++) discard(&still[i]);
+}
+
+/* ---- nested forks, and children that outlive their parents; forks by several threads at once ----------------------
+ */
+
+static int report[2]; /* a pipe: one byte from each that found everything right */
+
+/* Its descendants, each of which outlives the one before; the last of them reports. */
+__attribute__((noreturn)) static void check_as_descendant(int depth) {
+  for (;; depth--) {
+    set_watchdog();
+    for (size_t i = 0; i < STILL; i++) verify(&still[i]);
+    struct rng rng = rng_from(seed, (uint64_t)getpid());
+    for (int i = 0; i < 2000; i++) change(&still[rng_below(&rng, STILL)], &rng);
+    if (depth == 0) break;
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child) _exit(0);
+  }
+  sleep_ns(100000000); /* passes of its own */
+  for (size_t i = 0; i < STILL; i++) verify(&still[i]);
+  CHECK(write(report[1], "x", 1) == 1);
+  _exit(0);
+}
+
+static void await_reports(int n) {
+  char byte;
+  for (int i = 0; i < n; i++) CHECK(read(report[0], &byte, 1) == 1);
+}
+
+static void fork_nested(void) {
+  pid_t child = fork();
+  if (child == 0) check_as_descendant(3);
+  check_exit(child, "a child that has children");
+  child = fork();
+  if (child == 0) {
+    CHECK(daemon(1, 1) == 0);
+    check_as_descendant(0);
+  }
+  check_exit(child, "a child that becomes a daemon");
+  await_reports(2);
+}
+
+static void build_still(void) {
+  struct rng rng = rng_from(seed, 5);
   for (size_t i = 0; i < STILL; i++) {
     make(&still[i], &rng, SMALL_SIZES);
     for (int k = 0; k < 6; k++) free(malloc(sizes[rng_below(&rng, SMALL_SIZES)]));
   }
-  work(1500, fork_now);
-  for (size_t i = 0; i < STILL; i++) discard(&still[i]);
+  CHECK(pipe2(report, O_CLOEXEC) == 0);
+}
+
+static void run_nested(char **arguments) {
+  (void)arguments;
+  build_still();
+  work(600, fork_nested);
+}
+
+static void *fork_in_thread(void *unused) {
+  (void)unused;
+  pid_t child = fork();
+  if (child == 0) check_as_descendant(0);
+  check_exit(child, "a child of a thread");
+  return NULL;
+}
+
+static void fork_in_threads(void) {
+  enum { FORKERS = 3 };
+  pthread_t threads[FORKERS];
+  for (int i = 0; i < FORKERS; i++) CHECK(pthread_create(&threads[i], NULL, fork_in_thread, NULL) == 0);
+  for (int i = 0; i < FORKERS; i++) CHECK(pthread_join(threads[i], NULL) == 0);
+  await_reports(FORKERS);
+}
+
+static void run_forking_threads(char **arguments) {
+  (void)arguments;
+  build_still();
+  work(800, fork_in_threads);
+}
+
+/* ---- stopped by others ------------------------------------------------------------------------------------------- */
+
+static void run_stopped(char **arguments) {
+  (void)arguments;
+  pid_t parent = getpid(), child = fork();
+  if (child == 0) {
+    for (int i = 0; i < 60; i++) {
+      CHECK(kill(parent, SIGSTOP) == 0);
+      sleep_ns(3000000);
+      CHECK(kill(parent, SIGCONT) == 0);
+      sleep_ns(5000000);
+    }
+    _exit(0);
+  }
+  work(700, NULL);
+  check_exit(child, "who stops us");
+}
+
+/* A profiler: stops every thread, the library's too, reads memory, lets them go on. Returns how many objects could not
+ * be read, because their run was closed. */
+static unsigned look_at(pid_t process) {
+  enum { MOST = 64 };
+  pid_t tasks[MOST];
+  char path[64];
+  unsigned n = 0, closed = 0;
+  snprintf(path, sizeof path, "/proc/%d/task", process);
+  DIR *d = opendir(path);
+  CHECK(d);
+  for (struct dirent *e; (e = readdir(d)) && n < MOST;)
+    if (e->d_name[0] != '.' && ptrace(PTRACE_SEIZE, (pid_t)atoi(e->d_name), NULL, NULL) == 0)
+      tasks[n++] = (pid_t)atoi(e->d_name);
+  closedir(d);
+  if (!n) skip("ptrace");
+  for (unsigned i = 0; i < n; i++)
+    if (ptrace(PTRACE_INTERRUPT, tasks[i], NULL, NULL) < 0 || waitpid(tasks[i], NULL, __WALL) < 0) tasks[i] = 0;
+  unsigned char *copy = mmap(NULL, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  CHECK(copy != MAP_FAILED);
+  for (size_t i = 0; i < STILL; i += 3) {
+    struct iovec here = {copy, still[i].size}, there = {still[i].p, still[i].size};
+    ssize_t got = process_vm_readv(process, &here, 1, &there, 1, 0);
+    CHECKF(got == (ssize_t)still[i].size || errno == EFAULT, "process_vm_readv");
+    if (got != (ssize_t)still[i].size)
+      closed++;
+    else
+      CHECK_PATTERN(copy, still[i].size, still[i].seed);
+  }
+  munmap(copy, 1 << 20);
+  for (unsigned i = 0; i < n; i++)
+    if (tasks[i]) ptrace(PTRACE_DETACH, tasks[i], NULL, NULL);
+  return closed;
+}
+
+static void run_profiler(char **arguments) {
+  (void)arguments;
+  build_still();
+  prctl(PR_SET_PTRACER, -1L, 0L, 0L, 0L);
+  pid_t parent = getpid(), child = fork();
+  if (child == 0) {
+    set_watchdog();
+    unsigned closed = 0;
+    for (int i = 0; i < 100; i++) {
+      closed += look_at(parent);
+      sleep_ns(4000000);
+    }
+    CHECKF(closed < 100 * STILL / 30, "%u objects could not be read", closed);
+    _exit(0);
+  }
+  work(900, NULL);
+  int status;
+  CHECK(waitpid(child, &status, 0) == child);
+  if (WIFEXITED(status) && WEXITSTATUS(status) == TEST_SKIPPED) _exit(TEST_SKIPPED);
+  CHECKF(status == 0, "the profiler ended with status %#x", (unsigned)status);
+}
+
+/* ---- mappings: as many as there may be, of the program's own; they never merge with their neighbours --------------
+ */
+
+static void run_mappings(char **arguments) {
+  (void)arguments;
+  size_t page = (size_t)sysconf(_SC_PAGESIZE), pages = 400000, made = 0;
+  char *at = mmap(NULL, pages * page, PROT_NONE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (at == MAP_FAILED) skip("mmap");
+  work(200, NULL);
+  for (size_t i = 1; i < pages && mprotect(at + i * page, page, PROT_READ) == 0; i += 2) made++;
+  if (made > pages / 2 - 2) skip("there is no end of mappings here");
+  CHECK(errno == ENOMEM);
+  work(500, NULL);
+  CHECK(munmap(at, pages * page) == 0);
+  work(200, NULL);
 }
 
 /* ---- memory that the program itself does something to -------------------------------------------------------------
@@ -787,16 +1020,34 @@ static const struct hostile_case {
   const char *name;
   void (*run)(char **arguments);
 } cases[] = {
-    {"worker", run_worker},           {"close-range", run_close_range},
-    {"close-loop", run_close_loop},   {"dup2", run_dup2},
-    {"numbers", run_numbers},         {"limit", run_limit},
-    {"nofile", run_nofile},           {"exhaust", run_exhaust},
-    {"seccomp", run_seccomp},         {"filter", run_filter},
-    {"credentials", run_credentials}, {"user-namespace", run_user_namespace},
-    {"threads", run_threads},         {"forks", run_forks},
-    {"mlockall", run_mlockall},       {"mlock", run_mlock},
-    {"mprotect", run_mprotect},       {"dontfork", run_dontfork},
-    {"dontneed", run_dontneed},       {"late", run_late},
+    {"worker", run_worker},
+    {"close-range", run_close_range},
+    {"close-loop", run_close_loop},
+    {"dup2", run_dup2},
+    {"numbers", run_numbers},
+    {"limit", run_limit},
+    {"nofile", run_nofile},
+    {"exhaust", run_exhaust},
+    {"seccomp", run_seccomp},
+    {"filter", run_filter},
+    {"credentials", run_credentials},
+    {"user-namespace", run_user_namespace},
+    {"late-seccomp", run_late_seccomp},
+    {"many-threads", run_many_threads},
+    {"realtime", run_realtime},
+    {"nested", run_nested},
+    {"forking-threads", run_forking_threads},
+    {"stopped", run_stopped},
+    {"profiler", run_profiler},
+    {"mappings", run_mappings},
+    {"threads", run_threads},
+    {"forks", run_forks},
+    {"mlockall", run_mlockall},
+    {"mlock", run_mlock},
+    {"mprotect", run_mprotect},
+    {"dontfork", run_dontfork},
+    {"dontneed", run_dontneed},
+    {"late", run_late},
 };
 
 int main(int argc, char **argv) {

@@ -117,6 +117,12 @@ start dontneed hostile dontneed
 start credentials hostile credentials
 start user-namespace hostile user-namespace
 start filter hostile filter
+start many-threads hostile many-threads
+start realtime hostile realtime
+start nested hostile nested
+start forking-threads hostile forking-threads
+start stopped hostile stopped
+start profiler hostile profiler
 
 # ---- tiers ----
 for tier in 1 2 3 4; do start "tier-$tier" "MESH_UFFD_TEST_TIER=$tier" hostile worker; done
@@ -154,11 +160,57 @@ else
   }
 fi
 
+# ---- places where something lacks ----
+cat >"$directory/without" <<'END'
+#!/bin/sh
+# without DIRECTORY... -- COMMAND...
+set -e
+while [ "$1" != -- ]; do mount -t tmpfs none "$1"; shift; done
+shift
+exec "$@"
+END
+# A root that has what the program needs and nothing else, neither /proc nor /dev.
+cat >"$directory/in-chroot" <<'END'
+#!/bin/sh
+set -e
+root=$1
+shift
+mkdir -p "$root"
+for file in "$(command -v env)" $(ldd "$(command -v env)" "$ROOT_PROGRAM" | grep -o '/[^ :)]*' | sort -u) "$ROOT_PROGRAM" "$ROOT_LIBRARY"; do
+  mkdir -p "$root$(dirname "$file")"
+  cp "$file" "$root$file"
+done
+exec chroot "$root" "$@"
+END
+chmod 755 "$directory/without" "$directory/in-chroot"
+start no-new-privileges setpriv --no-new-privs hostile worker
+if unshare -U -r true 2>"$directory/why"; then
+  start in-user-namespace unshare -U -r hostile worker
+else
+  echo "skipped in-user-namespace: $(tail -n 1 "$directory/why")"
+fi
+if [ "$(id -u)" = 0 ] && unshare -m true 2>"$directory/why"; then
+  start no-proc unshare -m "$directory/without" /proc -- hostile worker
+  start no-dev unshare -m "$directory/without" /dev -- hostile worker
+  start no-proc-no-dev unshare -m "$directory/without" /proc /dev -- hostile worker
+  start no-proc-forks unshare -m "$directory/without" /proc -- hostile forks
+  start chroot ROOT_PROGRAM="$directory/hostile" ROOT_LIBRARY="$directory/library.so" "$directory/in-chroot" "$directory/root" hostile worker
+else
+  echo "skipped no-proc, no-dev, chroot: no mount namespace: $(id -un) $(tail -n 1 "$directory/why" 2>/dev/null)"
+fi
+finish
+# Alone: the machine's other processes are not short of mappings, but slow meanwhile.
+start mappings hostile mappings
+finish
+
 # ---- sandboxes: errno values are Linux's, EPERM and ENOSYS ----
 for call in userfaultfd memfd_create process_madvise io_uring_setup close_range mremap membarrier madvise; do
   start "seccomp-$call-EPERM" hostile seccomp $call 1 worker
   start "seccomp-$call-ENOSYS" hostile seccomp $call 38 worker
 done
+for call in all userfaultfd process_madvise mremap membarrier; do start "late-seccomp-$call" hostile late-seccomp $call 1; done
+for n in 1 38; do start "seccomp-all-$n" hostile seccomp all $n worker; done
+finish
 finish
 
 # ---- system calls that fail ----
