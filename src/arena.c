@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "src/arena.h"
+#include "src/options.h"
 #include "src/sys.h"
 #include <stdlib.h>
 #include <string.h>
@@ -48,7 +49,7 @@ static size_t reserve_limit(void) {
     return SIZE_MAX;
   char statm[128];
   size_t used =
-      mu_read_file("/proc/self/statm", statm, sizeof statm) > 0 ? strtoull(statm, NULL, 10) << mu_arena.page_shift : 0;
+      mu_read_file("/proc/self/statm", statm, sizeof statm) > 0 ? strtoull(statm, NULL, 10) * getauxval(AT_PAGESZ) : 0;
   return limit.rlim_cur > used ? (limit.rlim_cur - used) / 4 * 3 : 0;
 }
 
@@ -75,8 +76,14 @@ static bool reserve(size_t bytes) {
   return true;
 }
 
+/* The kernel's, or a larger one for tests: several of the kernel's are a page then, and nothing is meshed. */
+static size_t page_size(void) {
+  size_t real = getauxval(AT_PAGESZ), test = mu_options.test_page;
+  return test > real && !(test & (test - 1)) ? test : real;
+}
+
 bool mu_arena_init(void) {
-  mu_arena.page_size = getauxval(AT_PAGESZ);
+  mu_arena.page_size = page_size();
   mu_arena.page_shift = mu_log2(mu_arena.page_size);
   mu_size_class_init(mu_arena.page_size);
   size_t run_bytes = MU_RUN_PAGES * mu_arena.page_size;

@@ -62,6 +62,10 @@ void mu_engine_start(void) {
     give_up("no descriptor table of our own: close_range is refused (needs Linux 5.9)");
     return;
   }
+  if (mu_options.test_page > mu_engine.page) {
+    give_up("the size of pages is a simulated one");
+    return;
+  }
   mu_engine.pagemap = mu_open("/proc/thread-self/pagemap", O_RDONLY | O_CLOEXEC);
   if (mu_engine.pagemap < 0) {
     give_up("/proc/self/pagemap cannot be read");

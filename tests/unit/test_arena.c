@@ -2,6 +2,7 @@
 #include "src/arena.h"
 #include "src/rng.h"
 #include "src/sys.h"
+#include "tests/unit/pages.h"
 
 #include <criterion/criterion.h>
 #include <errno.h>

@@ -6,6 +6,7 @@
 #include "src/validate.h"
 
 #include "src/arena.c"
+#include "tests/unit/pages.h"
 
 #include <criterion/criterion.h>
 #include <fcntl.h>

@@ -3,6 +3,7 @@
 #include "src/mesh_files.h"
 #include "src/rng.h"
 #include "src/sys.h"
+#include "tests/unit/pages.h"
 
 #include <criterion/criterion.h>
 #include <errno.h>
@@ -17,7 +18,8 @@
     if (!(condition)) cr_assert_fail("%s: " format, #condition, ##__VA_ARGS__);                                        \
   } while (0)
 
-enum { GRANULES = 1 << 22, MAX_HELD = 20000, BATCH = 64 };
+/* 256 MiB; more than two runs of the smallest slots, with pages of 64 KiB. */
+enum { GRANULES = 1 << 24, MAX_HELD = 1 << 20, BATCH = 64 };
 
 static struct {
   uint64_t seed, rng;

@@ -3,6 +3,7 @@
 #include "src/mesh_files.h"
 #include "src/rng.h"
 #include "src/sys.h"
+#include "tests/unit/pages.h"
 
 #include <criterion/criterion.h>
 #include <errno.h>

@@ -26,6 +26,7 @@ static const struct option {
     {"MESH_UFFD_PROFILE_SIGNAL", &mu_options.profile_signal, 0, 64, 0},
     {"MESH_UFFD_TEST_TIER", &mu_options.best_tier, 1, 4, 1},
     {"MESH_UFFD_TEST_EAGER", &mu_options.eager, 0, 1, 0},
+    {"MESH_UFFD_TEST_PAGE_SIZE", &mu_options.test_page, 0, 65536, 0},
     {"MESH_UFFD_TEST_VALIDATE", &mu_options.validate, 0, 1, 0},
 };
 enum { OPTIONS = sizeof options / sizeof *options };

@@ -6,6 +6,7 @@
 #include "src/pack.h"
 #include "src/rng.h"
 #include "src/sys.h"
+#include "tests/unit/pages.h"
 
 #include <criterion/criterion.h>
 #include <errno.h>

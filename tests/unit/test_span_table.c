@@ -3,11 +3,13 @@
 #include "src/rng.h"
 #include "src/span_table.h"
 #include "src/sys.h"
+#include "tests/unit/pages.h"
 
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
 
 /* Every assertion that Criterion counts costs a message: loops use this one. */
@@ -49,8 +51,12 @@ TestSuite(span_table, .init = take_firsts, .timeout = 60);
 /* The slabs come into it with a class's second table. */
 Test(first_tables, they_lie_side_by_side_and_are_used_again) {
   take_firsts();
-  for (unsigned c = 2; c < MU_CLASSES; c++)
-    cr_assert_eq(firsts[c], firsts[c - 1] + mu_round_up(mu_table_bytes(c - 1), 64), "class %u", c);
+  size_t gaps = 0, bytes = 0;
+  for (unsigned c = 2; c < MU_CLASSES; c++) {
+    gaps += firsts[c] != firsts[c - 1] + mu_round_up(mu_table_bytes(c - 1), 64);
+    bytes += mu_table_bytes(c - 1);
+  }
+  cr_assert_leq(gaps, bytes >> 17, "only where a chunk of metadata ends");
   for (unsigned c = 1; c < MU_CLASSES; c++) {
     char *second = mu_span_table_alloc(c);
     cr_assert(second >= mu_arena.span_tables && second < mu_arena.span_tables + mu_arena.span_tables_bytes);
@@ -123,11 +129,11 @@ Test(span_table, what_one_class_gives_back_serves_the_others) {
 }
 
 static size_t resident_pages(void) {
-  size_t pages =
-      (size_t)(mu_round_up((size_t)(model.highest - mu_arena.span_tables), mu_arena.page_size)) >> mu_arena.page_shift;
+  size_t page = getauxval(AT_PAGESZ); /* mincore's */
+  size_t pages = mu_round_up((size_t)(model.highest - mu_arena.span_tables), page) / page;
   unsigned char *in_core = calloc(pages, 1);
   size_t n = 0;
-  cr_assert_eq(mincore(mu_arena.span_tables, pages << mu_arena.page_shift, in_core), 0);
+  cr_assert_eq(mincore(mu_arena.span_tables, pages * page, in_core), 0);
   for (size_t i = 0; i < pages; i++) n += in_core[i] & 1;
   free(in_core);
   return n;

@@ -2,6 +2,7 @@
 #include "src/rng.h"
 #include "src/sys.h"
 #include "src/thread_local_heap.h"
+#include "tests/unit/pages.h"
 
 #include <criterion/criterion.h>
 #include <errno.h>
