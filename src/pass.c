@@ -237,12 +237,16 @@ static uint64_t *packed_bits(const struct goal *g) {
   return g->pack->bits + (size_t)g->unit * g->pack->words;
 }
 
-/* Left alone: spans with an exempt object; where pins cannot be seen, also what is likely, or aligned well enough, to
- * be a buffer for direct I/O. */
+/* Where pins cannot be seen: sizes that are likely to be buffers for direct I/O. */
+static bool class_excluded(const struct mu_size_class *k) {
+  return mu_engine_tier() != MU_TIER_FULL && (k->size > 1024 || k->size % 512 == 0);
+}
+
+/* Left alone: spans with an exempt object; where pins cannot be seen, also what is aligned well enough to be such a
+ * buffer. */
 static bool span_excluded(const struct shape *s, const struct mu_mini_heap *span) {
-  if (span->exempt || span->state != MU_SPAN_CLOSED) return true;
-  if (mu_engine_tier() == MU_TIER_FULL) return false;
-  return (span->flags & MU_MH_ALIGNED) || s->k->size > 1024 || s->k->size % 512 == 0;
+  if (span->exempt || span->state != MU_SPAN_CLOSED || class_excluded(s->k)) return true;
+  return mu_engine_tier() != MU_TIER_FULL && (span->flags & MU_MH_ALIGNED);
 }
 
 static bool unit_excluded(const struct shape *s, uint32_t run, unsigned unit) {
@@ -1209,7 +1213,7 @@ size_t mu_pass_class(unsigned c, const struct mu_pass_policy *policy) {
   uint32_t room = h->run_count;
   size_t free_slots = h->used_spans * k->slots - h->live_slots;
   mu_class_unlock(c);
-  if (!k->meshable || room < 2) return 0;
+  if (!k->meshable || class_excluded(k) || room < 2) return 0;
   if (!h->meshed_runs && free_slots * k->size < (size_t)policy->min_pages << mu_arena.page_shift) return 0;
   uint32_t *runs = mu_scratch_alloc(room * 4UL);
   size_t saved = 0;

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # needs: nginx wrk python3
 # limit: 120
-# several threads
+# best tier
 # program: nginx
 # shows: each file as it is on disk, straight, zipped and by a proxy, on idle connections too; no error under load
 # Files and a proxy to itself under load. What it keeps long is little: connections, and files that it keeps open. So

@@ -6,7 +6,7 @@
 # shows: CPython's own tests
 # subset
 # CPython's own tests of memory, threads, processes, ctypes and asyncio, every object by malloc. What fails is run once
-# more without the library: what fails there too is not counted.
+# more without the library: what fails there too is not counted. PYTHON_TESTS: these instead of all.
 set -eu
 export PYTHONMALLOC=malloc
 tests=(test_gc test_memoryview test_array test_dict test_list test_set test_mmap test_thread test_threading_local
@@ -18,6 +18,8 @@ tests=(test_gc test_memoryview test_array test_dict test_list test_set test_mmap
   test_multiprocessing_fork test_multiprocessing_spawn test_concurrent_futures test_faulthandler test_io test_socket
   test_signal test_tracemalloc test_capi test_sqlite3 test_ssl test_unicode test_decimal test_statistics test_tarfile
   test_zipfile test_xml_etree test_email test_pathlib)
+# shellcheck disable=SC2206 # words are wanted
+[ -z "${PYTHON_TESTS:-}" ] || tests=($PYTHON_TESTS)
 [ -z "$SUBSET" ] || echo "a part of the list: without multiprocessing, subprocess, most of asyncio"
 known=()
 for t in "${tests[@]}"; do

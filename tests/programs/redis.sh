@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # needs: redis-server redis-cli redis-benchmark redis-check-rdb
-# limit: 180
+# limit: 400
 # several threads
 # program: redis-server.*|redis-check-rdb
 # shows: digests of master, replica and what is loaded from a dump are equal; each dump of the loop is whole

@@ -3,7 +3,6 @@
 # limit: 300
 # program: stress-ng
 # shows: what its stressors of memory wrote, which they check
-# may not mesh
 # Its stressors of malloc, and of what works on memory beside it; each checks what it wrote.
 set -eu
 run() { stress-ng --quiet --verify --timeout 60 --temp-path "$PWD" "$@" || { echo "stress-ng $*" >&2; exit 1; }; }

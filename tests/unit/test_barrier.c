@@ -46,6 +46,7 @@ static void check_nothing_wrong(void) {
 }
 
 static void (*body)(void);
+static bool moves_only;
 static enum mu_tier tier;
 static uint64_t refused;
 static bool can_look;
@@ -60,7 +61,8 @@ static void *engine_thread(void *unused) {
   tier = mu_engine_tier();
   uint64_t present, movable;
   can_look = mu_resident((void *)mu_round_down((uintptr_t)&tier, page), 1, &present, &movable) == 0;
-  if (can_look && (has_barrier() || mu_options.best_tier == MU_TIER_NONE)) body();
+  bool fits = moves_only ? tier == MU_TIER_FULL : has_barrier() || mu_options.best_tier == MU_TIER_NONE;
+  if (can_look && fits) body();
   mu_engine_stop();
   return unused;
 }
@@ -75,6 +77,13 @@ static void with_engine(enum mu_tier best, void (*run)(void)) {
   if (!can_look) cr_skip_test("nobody tells what is resident");
   if (!has_barrier() && best != MU_TIER_NONE) cr_skip_test("no userfaultfd for faults in the kernel");
   check_nothing_wrong();
+}
+
+/* What is about moving pages, where the kernel does. */
+static void with_moves(void (*run)(void)) {
+  moves_only = true;
+  with_engine(MU_TIER_FULL, run);
+  if (tier != MU_TIER_FULL) cr_skip_test("the kernel moves no pages");
 }
 
 #define IN_BOTH_TIERS(name, run)                                                                                       \
@@ -285,7 +294,7 @@ static void refuse_shared(void) {
 }
 
 Test(barrier, shared_pages_are_refused) {
-  with_engine(MU_TIER_FULL, refuse_shared);
+  with_moves(refuse_shared);
 }
 
 static _Atomic int refused_call = -1;
@@ -513,7 +522,7 @@ static void fail_to_put_back(void) {
 
 Test(barrier, pages_that_do_not_move_back_are_copied) {
   mu_sys_hook = refuse_from_now;
-  with_engine(MU_TIER_FULL, fail_to_put_back);
+  with_moves(fail_to_put_back);
 }
 
 /* Nothing is lost either where nothing can be told or lifted: but no barrier is closed any more. */
