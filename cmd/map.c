@@ -178,9 +178,13 @@ static void write_png(FILE *to, const struct picture *p) {
 /* ---- the command ---------------------------------------------------------------------------------------------------
  */
 
+static bool ends_with(const char *name, const char *end) {
+  size_t n = strlen(name), m = strlen(end);
+  return n > m && strcmp(name + n - m, end) == 0;
+}
+
 static bool is_png(const char *name) {
-  size_t n = strlen(name);
-  return n > 4 && strcmp(name + n - 4, ".png") == 0;
+  return ends_with(name, ".png");
 }
 
 static void print_text(const struct target *t, const struct heap *h) {
@@ -218,6 +222,8 @@ static int map_run(int argc, char **argv) {
       die_usage("map", "wrong option");
     }
   if (argc - optind != 1) die_usage("map", "one process is needed");
+  if (output && !is_png(output) && !ends_with(output, ".svg") && strcmp(output, "-") != 0)
+    die_usage("map", "--output: name a .svg or a .png, or -");
 #ifndef HAVE_PNG
   if (output && is_png(output)) die(FAILED, "this command was built without libpng; name a .svg");
 #endif

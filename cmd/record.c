@@ -244,6 +244,7 @@ static int record_run(int argc, char **argv) {
   if (!output) die_usage("record", "--output is needed");
   if (!ends_with(output, ".svg") && !ends_with(output, ".csv")) die_usage("record", "--output: name a .svg or a .csv");
   if (optind == argc) die_usage("record", "a program is needed");
+  if (isatty(STDERR_FILENO) && !o.quiet) progress = true;
   FILE *to = fopen(output, "we");
   if (!to) die(FAILED, "%s: %s", output, strerror(errno));
   const char *mesh = getenv("MESH_UFFD_MESH");
@@ -274,7 +275,8 @@ const struct command record_command = {
     "  -o, --output FILE       FILE.svg or FILE.csv\n"
     "  -i, --interval SECONDS  between two looks (0.1)\n"
     "  -c, --compare           runs it twice, first without meshing, and draws both\n"
-    "  -p, --progress          says each second on standard error how far it is\n" LIBRARY_OPTIONS_HELP
+    "  -p, --progress          says each second on standard error how far it is; so it does\n"
+    "                          on a terminal, but for --quiet\n" LIBRARY_OPTIONS_HELP
     "  -h, --help              this text\n\n"
     "Exit status: that of the program (128 + the signal that ended it); 1 failed; 2 wrong arguments; 126 the program\n"
     "cannot be run; 127 it is not found.\n",

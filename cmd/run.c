@@ -68,7 +68,8 @@ static void find_library(const struct library_options *o, char path[4096]) {
 void library_prepare(const struct library_options *o, const char *program, char path[4096]) {
   char library[4096];
   enum status found = program_find(program, path);
-  if (found != DONE) die(found, "%s: %s", program, found == NOT_FOUND ? "not found" : "cannot be run");
+  if (found != DONE)
+    die(found, "%s: %s", program, found == NOT_FOUND ? "not found" : "cannot be run: no file, or not executable");
   find_library(o, library);
   check_effect(o, program, path);
   library_preload(library);

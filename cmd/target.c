@@ -198,9 +198,9 @@ void complain_of(const struct target *t, enum found found) {
     complain("there is no process %d", t->pid);
     break;
   case FORBIDDEN:
-    complain("process %d (%s) may not be read: it is another user's, or guarded; try as root, or see "
+    complain("process %d (%s) may not be read: it is another user's, or guarded; %s "
              "/proc/sys/kernel/yama/ptrace_scope",
-             t->pid, t->name);
+             t->pid, t->name, geteuid() ? "try as root, or see" : "this root lacks CAP_SYS_PTRACE over it, or see");
     break;
   case NOT_OURS:
     complain("process %d (%s) does not run under mesh-uffd; 'mesh-uffd run' starts programs that do", t->pid, t->name);

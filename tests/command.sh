@@ -127,7 +127,7 @@ expect 1 "doctor of a stranger" "$command" doctor "$stranger" && shows 'mesh-uff
 for wrong in "stat --json --openmetrics 1" "stat --interval 0 1" "stat --interval x 1" "stat --count 0 1" "top -n 0 --batch" \
   "run --cpu-percent 0 true" "run --cpu-percent 101 true" "run --pause-us 19 true" "run --decay-ms -1 true" \
   "run --mappings x true" "run --stats=3 true" "run --profile=x true" "run --profile-signal 65 true" run "run --" record "record -o x.svg" "record -o x.txt true" \
-  "record -o x.svg -i 0 true" map "stat"; do
+  "record -o x.svg -i 0 true" map "map -o heap.gif 1" "stat"; do
   # shellcheck disable=SC2086 # words
   expect 2 "$wrong" "$command" $wrong && says "See 'mesh-uffd " "$wrong"
 done
