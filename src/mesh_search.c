@@ -19,6 +19,7 @@ enum {
   COARSE_STEPS = 8,  /* shares tried before the best is refined */
   KEYS = 1024,       /* buckets of the counting sorts */
   PLACES = 64,       /* packed units with room that the best is chosen of */
+  TRIAL_PLACES = 16, /* for trials: more would save mappings, hardly pages */
   MOST_ALONG = 64,
   USELESS_SHARE = 8, /* an anchor that gains less than this fraction of the average is as good as full */
 };
@@ -29,6 +30,7 @@ struct plan {
   uint32_t sample;     /* runs looked at now: evenly spread over ranked[] */
   uint32_t candidates; /* units in s->order */
   uint32_t first, end; /* packed units probed now */
+  uint32_t places;     /* that are compared for each unit */
   uint64_t random;
   struct mu_room_index room;
 };
@@ -234,7 +236,7 @@ static uint32_t best_place(const struct plan *p, uint32_t unit, const uint32_t *
 static uint32_t find_room(struct plan *p, uint32_t unit) {
   uint32_t places[PLACES], chunks = mu_room_index_chunks(&p->room);
   uint32_t n =
-      mu_room_index_find(&p->room, unit_bits(p->s, unit), random_below(p, chunks), p->s->probes, places, PLACES);
+      mu_room_index_find(&p->room, unit_bits(p->s, unit), random_below(p, chunks), p->s->probes, places, p->places);
   return best_place(p, unit, places, n);
 }
 
@@ -484,6 +486,7 @@ static void make_plan(struct plan *p) {
   rank_runs(p);
   struct choice_of_anchors c = choose_anchors(p);
   take_sample(p, s->runs);
+  p->places = PLACES;
   found_anchors(p, &c);
   memmove(p->ranked, p->ranked + c.skip, c.count * sizeof *p->ranked);
   join_all(p);
@@ -492,7 +495,8 @@ static void make_plan(struct plan *p) {
 }
 
 void mu_mesh_search(struct mu_mesh_search *s) {
-  struct plan p = {.s = s, .ranked = s->anchor_base, .room = {.rows = s->rows, .words = s->words}};
+  struct plan p = {
+      .s = s, .places = TRIAL_PLACES, .ranked = s->anchor_base, .room = {.rows = s->rows, .words = s->words}};
   s->founded = 0;
   s->pages_saved = 0;
   if (!s->runs || !s->units_per_run) return;
