@@ -23,6 +23,7 @@ static struct extents {
   uint32_t oldest, newest; /* dirty ones by age */
   size_t top;              /* pages below it were handed out at least once */
   size_t committed;        /* pages below it are accessible */
+  bool lost;               /* see mu_extents_lost */
 } x;
 
 /* ---- reservation ------------------------------------------------------------------------------------------------- */
@@ -297,7 +298,7 @@ static size_t from_top(size_t pages, size_t align) {
   if (at + pages > mu_arena.reserved || !commit(at + pages)) return MU_NO_PAGE;
   size_t old = x.top;
   x.top = at + pages;
-  if (at > old) insert_merged(old, at - old, MU_EXTENT_CLEAN);
+  if (at > old && !x.lost) insert_merged(old, at - old, MU_EXTENT_CLEAN);
   return at;
 }
 
@@ -315,8 +316,10 @@ size_t mu_extent_alloc(size_t pages, size_t align, bool *zeroed) {
 
 void mu_extent_free(size_t page, size_t pages, bool clean) {
   mu_lock_take(&mu_extent_lock);
-  insert_merged(page, pages, clean ? MU_EXTENT_CLEAN : MU_EXTENT_DIRTY);
+  if (MU_LIKELY(!x.lost)) insert_merged(page, pages, clean ? MU_EXTENT_CLEAN : MU_EXTENT_DIRTY);
+  bool lost = x.lost;
   mu_lock_release(&mu_extent_lock);
+  if (MU_UNLIKELY(lost)) mu_madvise(mu_page_address(page), pages << mu_arena.page_shift, MADV_DONTNEED);
 }
 
 bool mu_extent_grow(size_t page, size_t pages, size_t more, bool *zeroed) {
@@ -327,7 +330,7 @@ bool mu_extent_grow(size_t page, size_t pages, size_t more, bool *zeroed) {
     grown = next + more <= mu_arena.reserved && commit(next + more);
     if (grown) x.top = next + more;
     *zeroed = true;
-  } else if (next < x.top) {
+  } else if (next < x.top && !x.lost) {
     const struct mu_extent *m = mu_extent_at(next);
     enum mu_state state = mu_extent_state(m);
     grown = (state == MU_EXTENT_CLEAN || state == MU_EXTENT_DIRTY) && m->pages >= more;
@@ -383,6 +386,16 @@ size_t mu_extent_purge(uint32_t tick, size_t max_pages, mu_drop_fn drop) {
     done += pages;
   }
   return done;
+}
+
+/* What is free is on lists that may be half changed: it is left alone for good, like what becomes free from now on, but
+ * for its memory. The rest of the reservation is there. */
+void mu_extents_lost(void) {
+  memset(x.head, 0, sizeof x.head);
+  memset(x.nonempty, 0, sizeof x.nonempty);
+  x.oldest = x.newest = MU_NO_PAGE;
+  x.lost = true;
+  atomic_store_explicit(&mu_dirty_pages, 0, memory_order_relaxed);
 }
 
 /* ---- validator --------------------------------------------------------------------------------------------------- */
@@ -476,29 +489,31 @@ bool mu_fresh_mapping(void *start, size_t len) {
   return got != NULL;
 }
 
-static struct mu_lock meta_lock = MU_LOCK_INIT(MU_RANK_LEAF);
+struct mu_lock mu_meta_lock = MU_LOCK_INIT(MU_RANK_LEAF);
+static struct {
+  char *at;
+  size_t left;
+} meta;
 
-void mu_meta_renew(void) {
-  mu_lock_renew(&meta_lock);
+void mu_meta_lost(void) {
+  meta.left = 0;
 }
 
 void *mu_meta_alloc(size_t bytes) {
-  static char *at;
-  static size_t left;
   bytes = mu_round_up(bytes, 64);
-  mu_lock_take(&meta_lock);
-  if (bytes > left) {
+  mu_lock_take(&mu_meta_lock);
+  if (bytes > meta.left) {
     size_t chunk = mu_max(mu_round_up(bytes, mu_arena.page_size), (size_t)1 << 17);
     int err;
     char *got = mu_mmap(NULL, chunk, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0, &err);
-    at = got;
-    left = got ? chunk : 0;
+    meta.at = got;
+    meta.left = got ? chunk : 0;
   }
-  char *result = bytes <= left ? at : NULL;
+  char *result = bytes <= meta.left ? meta.at : NULL;
   if (result) {
-    at += bytes;
-    left -= bytes;
+    meta.at += bytes;
+    meta.left -= bytes;
   }
-  mu_lock_release(&meta_lock);
+  mu_lock_release(&mu_meta_lock);
   return result;
 }

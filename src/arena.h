@@ -128,7 +128,12 @@ extern _Atomic uint32_t mu_forks;
 
 /* Memory for the library's own structures, zeroed, never given back; NULL when out. */
 void *mu_meta_alloc(size_t bytes);
-void mu_meta_renew(void);
+extern struct mu_lock mu_meta_lock;
+
+/* In a forked child, where another thread was at work under the lock: what it may have half changed is not used any
+ * more. */
+void mu_meta_lost(void);
+void mu_extents_lost(void);
 
 /* Replaces a range by fresh anonymous memory, merging with its neighbours. False: left as it was. */
 bool mu_fresh_mapping(void *start, size_t len);

@@ -35,47 +35,171 @@ void _IO_list_lock(void) __attribute__((weak));
 void _IO_list_unlock(void) __attribute__((weak));
 void _IO_list_resetlock(void) __attribute__((weak));
 
-static void prepare(void) {
-  if (_IO_list_lock) _IO_list_lock();
-  mu_pass_lock();
-  mu_registry_lock();
-  mu_global_lock_all();
-  mu_lock_take(&mu_extent_lock);
-  mu_profile_lock();
+/* ---- locks ---------------------------------------------------------------------------------------------------------
+ */
+
+/* Every lock there is, in the order in which they are taken. */
+enum { PASSES, REGISTRY, FIRST_CLASS, EXTENTS = FIRST_CLASS + MU_CLASSES - 1, META, TABLES, PROFILE, GATE, LOCKS };
+_Static_assert(LOCKS <= 64, "one bit each in struct mu_fork");
+
+static struct mu_lock *lock_at(int i) {
+  switch (i) {
+  case PASSES:
+    return &mu_passes;
+  case REGISTRY:
+    return &mu_registry;
+  case EXTENTS:
+    return &mu_extent_lock;
+  case META:
+    return &mu_meta_lock;
+  case TABLES:
+    return &mu_span_table_lock;
+  case PROFILE:
+    return &mu_profile_lock;
+  case GATE:
+    return &mu_gate;
+  default:
+    return &mu_class_heaps[i - FIRST_CLASS + 1].lock;
+  }
 }
 
-static void release(void) {
-  mu_profile_unlock();
-  mu_lock_release(&mu_extent_lock);
-  mu_global_unlock_all();
-  mu_registry_unlock();
-  mu_pass_unlock();
+/* In the child, where somebody else was at work under the lock: what he changed may be half done. */
+static void lost(int i) {
+  switch (i) {
+  case PASSES: /* runs that a pass has closed stay closed */
+  case GATE:
+    return;
+  case REGISTRY:
+    mu_registry_lost();
+    return;
+  case EXTENTS:
+    mu_extents_lost();
+    return;
+  case META:
+    mu_meta_lost();
+    return;
+  case TABLES:
+    mu_span_tables_lost();
+    return;
+  case PROFILE:
+    mu_profile_on = false;
+    return;
+  default:
+    mu_class_lost((unsigned)(i - FIRST_CLASS + 1));
+  }
+}
+
+/* The last lock that the calling thread holds: in a signal handler, what it has interrupted does. -1: none. */
+static int last_of_mine(void) {
+  int i = LOCKS - 1;
+  while (i >= 0 && !mu_lock_is_mine(lock_at(i))) i--;
+  return i;
+}
+
+enum { PATIENCE_MS = 1000 }; /* a lock is held for microseconds, that of passes for milliseconds */
+enum { GATE_MS = 10000 };    /* its holder waits for nothing, and while a pass holds it memory is missing */
+
+static uint64_t in_ms(unsigned ms) {
+  return mu_now_ns() + (uint64_t)ms * 1000000;
+}
+
+static bool seize(struct mu_fork *f, int i, uint64_t end) {
+  bool taken = i == PASSES ? mu_pass_seize(end) : mu_lock_seize(lock_at(i), end);
+  if (taken) f->taken |= (uint64_t)1 << i;
+  return taken;
+}
+
+/*
+ * Takes what can be had until then. Whoever holds a lock before one that was interrupted here may wait for that one: so
+ * these are not waited for. No barrier is closed while the lock of passes is held, and without it while the gate is,
+ * which is taken before anything that somebody else may need. Returns whether nothing is missing.
+ */
+static bool seize_all(struct mu_fork *f, uint64_t end) {
+  int mine = last_of_mine();
+  bool all = mine < 0;
+  f->taken = 0;
+  for (int i = 0; i < GATE; i++) {
+    if (mu_lock_is_mine(lock_at(i))) continue;
+    all &= seize(f, i, i > mine ? end : 0);
+    if (i == PASSES && !(f->taken & 1)) seize(f, GATE, in_ms(GATE_MS));
+  }
+  return all;
+}
+
+static void let_go(const struct mu_fork *f) {
+  for (int i = LOCKS - 1; i >= 0; i--)
+    if (f->taken >> i & 1) mu_lock_let_go(lock_at(i));
+}
+
+/* In the child: makes every lock usable. True: nothing was half done by anybody who does not exist here. */
+static bool inherit_locks(const struct mu_fork *f) {
+  bool whole = true;
+  for (int i = 0; i < LOCKS; i++)
+    if (f->taken >> i & 1) {
+      mu_lock_let_go(lock_at(i));
+    } else if (mu_lock_inherit(lock_at(i))) {
+      lost(i);
+      whole = false;
+    }
+  mu_pass_forget_waiters();
+  return whole;
+}
+
+/* ---- libc's fork ---------------------------------------------------------------------------------------------------
+ */
+
+/* Of the fork that this thread is at. */
+static __thread MU_INITIAL_EXEC struct {
+  struct mu_fork locks;
+  bool interrupted; /* it was called in a signal handler that has interrupted a holder of a lock */
+} libc_fork;
+
+enum { TRY_MS = 5, PAUSE_NS = 1000000 };
+
+/* Forks that have interrupted a holder, on their way. */
+static _Atomic uint32_t interrupting;
+
+static bool seize_for_libc(void) {
+  if (libc_fork.interrupted) {
+    seize_all(&libc_fork.locks, in_ms(PATIENCE_MS));
+    return true;
+  }
+  if (seize_all(&libc_fork.locks, in_ms(TRY_MS))) return true;
+  let_go(&libc_fork.locks);
+  return false;
+}
+
+/*
+ * libc's lock comes first. Who has interrupted a holder of ours cannot let that one go on, and needs libc's lock all
+ * the same: so who has it does not wait long for ours, but lets such forks go first and begins anew.
+ */
+static void prepare(void) {
+  libc_fork.interrupted = last_of_mine() >= 0;
+  if (libc_fork.interrupted) atomic_fetch_add_explicit(&interrupting, 1, memory_order_relaxed);
+  for (;;) {
+    uint32_t others = atomic_load_explicit(&interrupting, memory_order_relaxed);
+    if (others && !libc_fork.interrupted) mu_futex_wait(&interrupting, others, PAUSE_NS);
+    if (_IO_list_lock) _IO_list_lock();
+    if (seize_for_libc()) return;
+    if (_IO_list_unlock) _IO_list_unlock();
+  }
 }
 
 static void parent(void) {
   count_fork();
-  release();
+  let_go(&libc_fork.locks);
+  if (libc_fork.interrupted) atomic_fetch_sub_explicit(&interrupting, 1, memory_order_relaxed);
   if (_IO_list_unlock) _IO_list_unlock();
 }
 
-/* Whoever held or waited for a lock does not exist here. */
-static void renew_locks(void) {
-  mu_lock_renew(&mu_extent_lock);
-  mu_global_renew_locks();
-  mu_registry_renew();
-  mu_pass_renew();
-  mu_meta_renew();
-  mu_span_table_renew();
-  mu_profile_renew();
-}
-
 static void child(void) {
-  release();                                    /* for the record of held locks */
   if (_IO_list_resetlock) _IO_list_resetlock(); /* libc has done so only if there were several threads */
   count_fork();
-  renew_locks();
+  atomic_store_explicit(&interrupting, 0, memory_order_relaxed);
+  bool whole = inherit_locks(&libc_fork.locks);
   mu_mesher_forget();
-  mu_registry_forget_others();
+  if (!libc_fork.interrupted) mu_registry_forget_others();
+  if (!whole) mu_mesher_stay_away();
   mark_process();
 }
 
@@ -88,33 +212,38 @@ void mu_fork_init(void) {
   mark_process();
 }
 
-enum { PATIENCE_MS = 50 }; /* a pass over a run takes a millisecond */
+/* ---- forks that run no handlers ------------------------------------------------------------------------------------
+ */
 
-void mu_raw_fork_prepare(struct mu_raw_fork *state) {
-  state->passes_stopped = mu_pass_try_lock(PATIENCE_MS);
-  mu_gate_close();
+void mu_raw_fork_prepare(struct mu_fork *f) {
+  f->others = mu_registry_has_others();
+  seize_all(f, in_ms(PATIENCE_MS));
 }
 
-void mu_raw_fork_parent(struct mu_raw_fork *state) {
+void mu_raw_fork_parent(struct mu_fork *f) {
   count_fork();
-  mu_gate_open();
-  if (state->passes_stopped) mu_pass_unlock();
+  let_go(f);
 }
 
-/* Vectors of other threads are left alone: who forks so may have interrupted anything. */
-void mu_raw_fork_child(struct mu_raw_fork *state) {
-  mu_raw_fork_parent(state);
-  renew_locks();
+/* Vectors of other threads are left alone: who forks so may have interrupted anything. A mesher is a thread of libc's,
+ * whose own locks nobody has made new here, unless libc did, or there is nobody who can have held them. */
+void mu_raw_fork_child(struct mu_fork *f, bool by_libc) {
+  count_fork();
+  bool whole = inherit_locks(f);
   mu_mesher_forget();
+  if (!whole || (f->others && !by_libc)) mu_mesher_stay_away();
   mark_process();
 }
 
 void mu_check_forked(void) {
   if (MU_LIKELY(!same_process || *same_process)) return;
-  count_fork();
-  renew_locks();
-  mu_mesher_forget();
-  mark_process();
-  mu_log("this process was forked by a system call that did not go through libc: had a pass been under way, objects of "
-         "one run would read as zeros here");
+  struct mu_fork unseen = {.others = mu_registry_has_others()};
+  bool barrier_was_open = atomic_load_explicit(&mu_gate.word, memory_order_relaxed) == 0;
+  mu_raw_fork_child(&unseen, false);
+  mu_log(
+      barrier_was_open
+          ? "this process was forked by a system call that did not go through libc: had a pass been under way, "
+            "objects of one run would read as zeros here"
+          : "this process was forked by a system call that did not go through libc, in the middle of a pass: objects "
+            "of one run read as zeros here");
 }

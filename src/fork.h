@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Forks. libc's fork runs our handlers: everything is locked and consistent. _Fork, clone and syscall are interposed
- * and wait for the pass in progress only, since they may be called where a lock of ours is held (in a signal handler).
+ * Forks. libc's fork runs our handlers: everything is locked and consistent. _Fork, clone and syscall are interposed.
+ * Any of them may be called in a signal handler that has interrupted a holder of a lock of ours, who goes on in both
+ * processes: such locks are left to him. The others are taken, each after a bounded wait. In the child, what stood
+ * under a lock that could not be had is not used any more, and no mesher starts.
  */
 #ifndef MU_FORK_H
 #define MU_FORK_H
@@ -11,12 +13,14 @@
 /* Registers the handlers. Once. */
 void mu_fork_init(void);
 
-struct mu_raw_fork {
-  bool passes_stopped; /* else only the barrier is known to be open */
+struct mu_fork {
+  uint64_t taken; /* locks that were taken for it, by number */
+  bool others;    /* other threads of the program's were there */
 };
-void mu_raw_fork_prepare(struct mu_raw_fork *state);
-void mu_raw_fork_parent(struct mu_raw_fork *state);
-void mu_raw_fork_child(struct mu_raw_fork *state);
+void mu_raw_fork_prepare(struct mu_fork *fork);
+void mu_raw_fork_parent(struct mu_fork *fork);
+/* by_libc: libc has made its own locks new. */
+void mu_raw_fork_child(struct mu_fork *fork, bool by_libc);
 
 /* On the slow way: notices that this process is a child that none of the above has seen, and makes it whole. */
 void mu_check_forked(void);

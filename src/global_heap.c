@@ -4,6 +4,7 @@
 #include "src/mesh_files.h"
 #include "src/rng.h"
 #include "src/span_table.h"
+#include "src/sys.h"
 #include <errno.h>
 #include <string.h>
 
@@ -326,6 +327,7 @@ static void give_back_locked(unsigned c, void *const *slots, uint32_t n) {
   struct mu_mini_heap *span = NULL;
   size_t at = SIZE_MAX; /* which span, by its place in the arena */
   h->ops++;
+  if (MU_UNLIKELY(h->lost)) return;
   h->live_slots -= n;
   for (uint32_t i = 0; i < n; i++) {
     void *p = mu_unmarked(slots[i]);
@@ -490,14 +492,14 @@ int mu_span_exempt(const void *p) {
 }
 
 static void exempt_in_run(uint32_t r, size_t first, size_t last) {
-  enum { PATIENCE_MS = 50 };
+  enum { PATIENCE_NS = 50000000 };
   const struct mu_run *run = &mu_arena.runs[r];
   unsigned c = run->size_class;
-  if (!run->in_use || !mu_lock_try(&mu_class_heaps[c].lock, PATIENCE_MS)) return;
+  if (!run->in_use || !mu_lock_seize(&mu_class_heaps[c].lock, mu_now_ns() + PATIENCE_NS)) return;
   if (run->in_use && run->size_class == c)
     for (size_t page = mu_span_page(run, first); page <= last; page += mu_classes[c].span_pages)
       mu_mini_heap(page)->exempt = mu_mini_heap(page)->live != 0;
-  mu_class_unlock(c);
+  mu_lock_let_go(&mu_class_heaps[c].lock);
 }
 
 void mu_spans_exempt(const void *start, size_t len) {
@@ -752,6 +754,8 @@ void mu_global_unlock_all(void) {
   for (unsigned c = MU_CLASSES - 1; c >= 1; c--) mu_lock_release(&mu_class_heaps[c].lock);
 }
 
-void mu_global_renew_locks(void) {
-  for (unsigned c = 1; c < MU_CLASSES; c++) mu_lock_renew(&mu_class_heaps[c].lock);
+void mu_class_lost(unsigned c) {
+  struct mu_class_heap *h = &mu_class_heaps[c];
+  *h = (struct mu_class_heap){.lock = {.rank = h->lock.rank}, .cache = {.slots = h->cache.slots}, .lost = true};
+  mu_span_table_class_lost(c);
 }

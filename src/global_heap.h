@@ -35,6 +35,7 @@ struct mu_class_heap {
   size_t meshed_slots;              /* live slots of meshed spans */
   uint64_t span_allocs, span_frees; /* spans that came to life, that died */
   uint32_t touched_empty;           /* empty spans that may be resident */
+  bool lost;                        /* see mu_class_lost */
   uint64_t ops;                     /* claims and give-backs: for telling whether anything happens */
 } __attribute__((aligned(64)));
 
@@ -158,10 +159,12 @@ void mu_empty_return(unsigned size_class, const uint32_t *pages, uint32_t n, boo
 /* Checks every invariant of the class; aborts with a message. The lock is held. */
 void mu_class_validate(unsigned size_class);
 
-/* Fork: all class locks, ascending. */
+/* All class locks, ascending. */
 void mu_global_lock_all(void);
 void mu_global_unlock_all(void);
-void mu_global_renew_locks(void);
+/* In a forked child, where another thread was at work under the lock: its spans are left alone. What is freed from now
+ * on serves again by way of the transfer cache alone, and what does not fit there is lost. */
+void mu_class_lost(unsigned size_class);
 
 /* Called, without locks, when the heap has grown by a run (for tests, by MESH_UFFD_TEST_EAGER: at each claim): the
  * mesher may start. Set once. */

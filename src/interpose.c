@@ -46,9 +46,9 @@ static bool is_fork(long n, long a, long b) {
   return !(args[0] & CLONE_VM) && args[5] == 0;
 }
 
-/* Around a call that forks and goes on in this frame on both sides: no signal, no pass. */
+/* Around a call that forks and goes on in this frame on both sides: no signal, and nobody changes the heap. */
 struct raw_fork {
-  struct mu_raw_fork state;
+  struct mu_fork state;
   sigset_t mask;
 };
 
@@ -59,9 +59,9 @@ static void begin_fork(struct raw_fork *f) {
   mu_raw_fork_prepare(&f->state);
 }
 
-static void end_fork(struct raw_fork *f, bool in_child) {
+static void end_fork(struct raw_fork *f, bool in_child, bool by_libc) {
   if (in_child)
-    mu_raw_fork_child(&f->state);
+    mu_raw_fork_child(&f->state, by_libc);
   else
     mu_raw_fork_parent(&f->state);
   pthread_sigmask(SIG_SETMASK, &f->mask, NULL);
@@ -71,7 +71,7 @@ static long forking_call(long n, long a, long b, long c, long d, long e, long f)
   struct raw_fork around;
   begin_fork(&around);
   long r = mu_sys_raw(n, a, b, c, d, e, f);
-  end_fork(&around, r == 0);
+  end_fork(&around, r == 0, false);
   return r;
 }
 
@@ -96,7 +96,7 @@ pid_t _Fork(void) {
   struct raw_fork around;
   begin_fork(&around);
   pid_t r = libc_fork ? libc_fork() : plain_fork();
-  end_fork(&around, r == 0);
+  end_fork(&around, r == 0, libc_fork != NULL);
   return r;
 }
 
@@ -110,7 +110,7 @@ struct child {
 
 static int run_child(void *arg) {
   struct child *c = arg;
-  end_fork(&c->around, true);
+  end_fork(&c->around, true, false);
   return c->fn(c->arg);
 }
 
@@ -128,7 +128,7 @@ int clone(int (*fn)(void *), void *stack, int flags, void *arg, ...) {
   struct child c = {.fn = fn, .arg = arg};
   begin_fork(&c.around);
   int r = libc_clone(run_child, stack, flags, &c, parent_tid, tls, child_tid), saved = errno;
-  end_fork(&c.around, false);
+  end_fork(&c.around, false, false);
   errno = saved;
   return r;
 }

@@ -1,35 +1,72 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "src/lock.h"
+#include "src/log.h"
 #include "src/sys.h"
 
 enum { SPINS = 100 }; /* holders keep a lock for well under a microsecond; no derivation beyond that */
 
-void mu_lock_slow(struct mu_lock *lock) {
+__thread MU_INITIAL_EXEC uint32_t mu_thread_number;
+
+/* They are used up after two billion threads; then the first are used again. A handler that interrupts this may take
+ * one too: what it locked it has unlocked before we go on. */
+uint32_t mu_thread_number_new(void) {
+  static _Atomic uint32_t last;
+  uint32_t n;
+  do n = (atomic_fetch_add_explicit(&last, 1, memory_order_relaxed) + 1) & ~MU_LOCK_WAITED;
+  while (!n);
+  return mu_thread_number = n;
+}
+
+static bool try_once(struct mu_lock *lock, uint32_t as) {
+  uint32_t free = 0;
+  return atomic_load_explicit(&lock->word, memory_order_relaxed) == 0 &&
+         atomic_compare_exchange_strong_explicit(&lock->word, &free, as, memory_order_acquire, memory_order_relaxed);
+}
+
+/* Marks the lock as waited for, and sleeps while it is held, at most so long. */
+static void sleep_on(struct mu_lock *lock, int64_t ns) {
+  uint32_t seen = atomic_load_explicit(&lock->word, memory_order_relaxed);
+  if (!seen) return;
+  if (!(seen & MU_LOCK_WAITED) && !atomic_compare_exchange_strong_explicit(&lock->word, &seen, seen | MU_LOCK_WAITED,
+                                                                           memory_order_relaxed, memory_order_relaxed))
+    return;
+  mu_futex_wait(&lock->word, seen | MU_LOCK_WAITED, ns);
+}
+
+void mu_lock_slow(struct mu_lock *lock, uint32_t self) {
   for (int i = 0; i < SPINS; i++) {
-    uint32_t free = 0;
-    if (atomic_load_explicit(&lock->word, memory_order_relaxed) == 0 &&
-        atomic_compare_exchange_weak_explicit(&lock->word, &free, 1, memory_order_acquire, memory_order_relaxed))
-      return;
+    if (try_once(lock, self)) return;
 #if defined(__x86_64__)
     __builtin_ia32_pause();
 #endif
   }
-  while (atomic_exchange_explicit(&lock->word, 2, memory_order_acquire) != 0) mu_futex_wait(&lock->word, 2, -1);
+  if (mu_lock_is_mine(lock))
+    mu_die("malloc or free in a signal handler that has interrupted them: it would wait for ever");
+  /* Who has slept may not be the only one: it takes the lock as one that is waited for. */
+  while (!try_once(lock, self | MU_LOCK_WAITED)) sleep_on(lock, -1);
 }
 
-bool mu_lock_try(struct mu_lock *lock, unsigned ms) {
-  uint64_t now = mu_now_ns(), end = now + ms * 1000000ULL;
-  /* A wake may have been meant for somebody else: so whenever this thread has waited it marks the lock as waited for,
-   * whether it takes it or gives up. */
-  while (atomic_exchange_explicit(&lock->word, 2, memory_order_acquire) != 0) {
-    if (now >= end) return false;
-    mu_futex_wait(&lock->word, 2, (int64_t)(end - now));
-    now = mu_now_ns();
+bool mu_lock_seize(struct mu_lock *lock, uint64_t end) {
+  uint32_t self = mu_lock_self();
+  if (try_once(lock, self)) return true;
+  for (uint64_t now = mu_now_ns(); now < end; now = mu_now_ns()) {
+    sleep_on(lock, (int64_t)(end - now));
+    if (try_once(lock, self | MU_LOCK_WAITED)) return true;
   }
-#ifdef MU_DEBUG
-  mu_lock_order_push(lock);
-#endif
-  return true;
+  /* The wake that ended this wait, if one did, was for whoever waits. */
+  mu_futex_wake(&lock->word, 1);
+  return false;
+}
+
+void mu_lock_let_go(struct mu_lock *lock) {
+  if (atomic_exchange_explicit(&lock->word, 0, memory_order_release) & MU_LOCK_WAITED) mu_unlock_slow(lock);
+}
+
+bool mu_lock_inherit(struct mu_lock *lock) {
+  uint32_t word = atomic_load_explicit(&lock->word, memory_order_relaxed);
+  bool mine = mu_lock_is_mine(lock);
+  atomic_store_explicit(&lock->word, mine ? mu_thread_number : 0, memory_order_relaxed);
+  return word && !mine;
 }
 
 void mu_unlock_slow(struct mu_lock *lock) {

@@ -3,6 +3,7 @@
 #include "src/options.h"
 #include "src/sys.h"
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -115,7 +116,7 @@ size_t mu_format(char *buf, size_t room, const char *format, ...) {
 
 static MU_INITIAL_EXEC __thread bool has_own_descriptors;
 
-void mu_log_by_path(void) {
+void mu_log_from_outside(void) {
   has_own_descriptors = true;
 }
 
@@ -128,12 +129,36 @@ static void print_to(int fd, const char *text, size_t len) {
   }
 }
 
+enum { PATIENCE_MS = 200 };
+
+/* A pipe that nobody reads must not hold up the library: room for a page is room for any message. */
+static bool has_room(int fd) {
+  struct pollfd p = {.fd = fd, .events = POLLOUT};
+  return mu_poll(&p, 1, PATIENCE_MS) == 1 && (p.revents & POLLOUT);
+}
+
+/*
+ * The program's standard error, for a thread whose descriptors are not the program's: the main thread's descriptor
+ * itself, so that what the program writes afterwards comes behind it. Where that is not to be had, its file opened
+ * anew: the program may write over what is put there.
+ */
+static int program_stderr(void) {
+  int process = (int)mu_sys_call(MU_SYS_pidfd_open, mu_pid(), 0, 0, 0, 0, 0);
+  int fd = process < 0 ? process : (int)mu_sys_call(MU_SYS_pidfd_getfd, process, STDERR_FILENO, 0, 0, 0, 0);
+  if (process >= 0) mu_close(process);
+  if (fd >= 0) return fd;
+  return mu_open("/proc/self/fd/2", O_WRONLY | O_APPEND | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
+}
+
 void mu_print(const char *text, size_t len) {
-  /* The program's main thread's. */
-  int fd =
-      has_own_descriptors ? mu_open("/proc/self/fd/2", O_WRONLY | O_APPEND | O_NOCTTY | O_NONBLOCK | O_CLOEXEC) : -1;
-  print_to(fd < 0 ? STDERR_FILENO : fd, text, len);
-  if (fd >= 0) mu_close(fd);
+  if (!has_own_descriptors) {
+    print_to(STDERR_FILENO, text, len);
+    return;
+  }
+  int fd = program_stderr();
+  if (fd < 0) return;
+  if (has_room(fd)) print_to(fd, text, len);
+  mu_close(fd);
 }
 
 static void vlog(const char *format, va_list args) {

@@ -20,8 +20,8 @@ _Noreturn void mu_die(const char *format, ...) __attribute__((format(printf, 1, 
 /* The same for what the program has done wrong with the heap; returns if it is to go on nevertheless. */
 void mu_misuse(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* From now on this thread, whose descriptors are not the program's, finds standard error by its path in /proc. */
-void mu_log_by_path(void);
+/* From now on this thread, whose descriptors are not the program's, takes standard error from the program's. */
+void mu_log_from_outside(void);
 
 /* Bytes as they are. */
 void mu_print(const char *text, size_t len);

@@ -29,12 +29,12 @@ static bool in_heap(const void *start, size_t len) {
 }
 
 static void leave_alone(const void *start, size_t len) {
-  enum { PATIENCE_MS = 50 };
+  enum { PATIENCE_NS = 50000000 };
   if (!in_heap(start, len)) return;
   if ((const char *)start < mu_arena.base) len -= (size_t)(mu_arena.base - (const char *)start), start = mu_arena.base;
-  bool locked = mu_pass_try_lock(PATIENCE_MS);
+  bool locked = mu_pass_seize(mu_now_ns() + PATIENCE_NS);
   mu_spans_exempt(start, len);
-  if (locked) mu_pass_unlock();
+  if (locked) mu_lock_let_go(&mu_passes);
 }
 
 /* Advice that does something once. All other stays with the mapping. */

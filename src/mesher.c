@@ -163,9 +163,17 @@ static bool may_go_on(void) {
   return take_turn();
 }
 
+/* Under the pass lock: threads are made and ended with locks of libc's, which must not be held in a forked child. */
+static void start_engine(void) {
+  if (mu_engine_tier() != MU_TIER_UNKNOWN) return;
+  mu_pass_lock();
+  mu_engine_start();
+  mu_pass_unlock();
+}
+
 static bool may_mesh(void) {
   if (!mu_options.mesh || mu_pass_paused()) return false;
-  if (mu_engine_tier() == MU_TIER_UNKNOWN) mu_engine_start();
+  start_engine();
   return mu_engine_tier() != MU_TIER_FULL_WP || mu_no_pins();
 }
 
@@ -278,7 +286,7 @@ static bool drop_caps(void) {
 
 /* The capability is used at once and given up. */
 static void open_and_drop(void) {
-  if (mu_engine_tier() == MU_TIER_UNKNOWN) mu_engine_start();
+  start_engine();
   drop_caps();
 }
 
@@ -289,7 +297,7 @@ static void answer_requests(void) {
   if (wanted & WANT_ENGINE) open_and_drop();
   if (wanted & WANT_PURGE) atomic_store_explicit(&m.freed, purge_now(), memory_order_relaxed);
   if (wanted & WANT_COMPACT) {
-    if (mu_engine_tier() == MU_TIER_UNKNOWN && mu_options.mesh) mu_engine_start();
+    if (mu_options.mesh) start_engine();
     if (mu_engine_tier() > MU_TIER_FULL_WP) hold_turn(asked, true);
     atomic_store_explicit(&m.freed, compact_fully(), memory_order_relaxed);
     turn.held = turn.unlimited = false;
@@ -364,7 +372,9 @@ static int64_t nap(void) {
 
 /* For longer than a tick: until then nothing is held that is only worth having while there is work. */
 static void sleep_until_rung(uint32_t bell, int64_t ns) {
+  mu_pass_lock();
   mu_packs_seal_all(); /* an open one keeps its memory when nobody maps it any more */
+  mu_pass_unlock();
   mu_reclaim_idle();
   mu_stats_page_write();
   atomic_store_explicit(&mu_mesher_listens, 1, memory_order_seq_cst);
@@ -392,8 +402,10 @@ static void *run(void *unused) {
     else
       sleep_until_rung(bell, ns);
   }
+  mu_pass_lock();
   mu_packs_seal_all();
   mu_engine_stop();
+  mu_pass_unlock();
   mu_stats_page_left_alone();
   return NULL;
 }
@@ -535,7 +547,8 @@ static size_t give_back(uint32_t what) {
 
 const char *mu_mesher_why(void) {
   if (atomic_load_explicit(&stays_away, memory_order_relaxed))
-    return "no thread is started, because of a seccomp filter, valgrind, or a namespace of its own (dlmopen)";
+    return "no thread is started, because of a seccomp filter, a fork that did not go through libc, valgrind, or a "
+           "namespace of its own (dlmopen)";
   bool refused = m.attempts && atomic_load_explicit(&m.state, memory_order_relaxed) != RUNNING;
   return refused ? "no thread can be started, so nothing is meshed or given back" : mu_engine_why();
 }

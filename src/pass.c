@@ -29,7 +29,7 @@ enum {
   MAPPING_BYTES = 200,      /* that one takes of the kernel's memory: its record, and its share of the tree */
 };
 
-static struct mu_lock pass_lock = MU_LOCK_INIT(MU_RANK_PASS), gate = MU_LOCK_INIT(MU_RANK_LEAF);
+struct mu_lock mu_passes = MU_LOCK_INIT(MU_RANK_PASS), mu_gate = MU_LOCK_INIT(MU_RANK_GATE);
 
 /* Who waits for the lock: the mesher, which takes it again and again, lets them go first. */
 static _Atomic uint32_t waiters;
@@ -37,19 +37,19 @@ static _Atomic uint32_t paused;
 
 void mu_pass_lock(void) {
   atomic_fetch_add_explicit(&waiters, 1, memory_order_relaxed);
-  mu_lock_take(&pass_lock);
+  mu_lock_take(&mu_passes);
   atomic_fetch_sub_explicit(&waiters, 1, memory_order_relaxed);
 }
 
-bool mu_pass_try_lock(unsigned ms) {
+bool mu_pass_seize(uint64_t end) {
   atomic_fetch_add_explicit(&waiters, 1, memory_order_relaxed);
-  bool taken = mu_lock_try(&pass_lock, ms);
+  bool taken = mu_lock_seize(&mu_passes, end);
   atomic_fetch_sub_explicit(&waiters, 1, memory_order_relaxed);
   return taken;
 }
 
 void mu_pass_unlock(void) {
-  mu_lock_release(&pass_lock);
+  mu_lock_release(&mu_passes);
 }
 
 enum { YIELDS = 1000 };
@@ -57,7 +57,7 @@ enum { YIELDS = 1000 };
 static void lock_behind_others(void) {
   for (int i = 0; i < YIELDS && atomic_load_explicit(&waiters, memory_order_relaxed); i++)
     mu_sys_call(MU_SYS_sched_yield, 0, 0, 0, 0, 0, 0);
-  mu_lock_take(&pass_lock);
+  mu_lock_take(&mu_passes);
 }
 
 bool mu_pass_paused(void) {
@@ -74,16 +74,8 @@ void mu_pass_resume(void) {
   atomic_fetch_sub_explicit(&paused, 1, memory_order_relaxed);
 }
 
-void mu_gate_close(void) {
-  mu_lock_take(&gate);
-}
-void mu_gate_open(void) {
-  mu_lock_release(&gate);
-}
-void mu_pass_renew(void) {
+void mu_pass_forget_waiters(void) {
   atomic_store_explicit(&waiters, 0, memory_order_relaxed);
-  mu_lock_renew(&pass_lock);
-  mu_lock_renew(&gate);
 }
 
 /* ---- mapping budget ------------------------------------------------------------------------------------------------
@@ -533,11 +525,11 @@ static void mesh_window(struct run_pass *p, const struct window *w) {
   unsigned packed = 0;
   if (!units) return;
   renew_slice();
-  mu_gate_close();
+  mu_lock_take(&mu_gate);
   struct times times = {.began = mu_now_ns()};
   if (mu_barrier_close(p->again ? MU_MESH_FILE : MU_ANONYMOUS, start, pages, size, pages_of(p, w, units), &refused) <
       0) {
-    mu_gate_open();
+    mu_lock_release(&mu_gate);
     return;
   }
   times.closed = mu_now_ns();
@@ -550,7 +542,7 @@ static void mesh_window(struct run_pass *p, const struct window *w) {
         (size_t)__builtin_popcountll(unit_pages_of(p, w, (unsigned)__builtin_ctzll(left), mu_barrier_present()));
   mu_barrier_open();
   times.opened = mu_now_ns();
-  mu_gate_open();
+  mu_lock_release(&mu_gate);
   uint64_t ns = times.opened - times.began;
   note_duration(ns);
   MU_PROBE4(pass, start, pages, ns, __builtin_popcountll(p->done & units));
@@ -1198,7 +1190,7 @@ static size_t mesh_class_again(unsigned c, uint32_t *runs, uint32_t room, const 
   return saved;
 }
 
-/* A raw fork waits for the pass lock alone, and its child goes on with the class as it is then. */
+/* Under the pass lock, as whatever the mesher changes: who waits for that finds nothing half changed. */
 static void reap_runs(unsigned c) {
   mu_pass_lock();
   mu_reap_runs(c);

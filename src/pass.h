@@ -16,19 +16,20 @@ struct mu_pass_policy {
 /* Meshes what pays among the runs of a class. Returns physical pages given back. */
 size_t mu_pass_class(unsigned size_class, const struct mu_pass_policy *policy);
 
-/* Held while a run is closed; fork takes it. */
+/* Held while the mesher changes anything; fork takes it. */
+extern struct mu_lock mu_passes;
 void mu_pass_lock(void);
 void mu_pass_unlock(void);
-void mu_pass_renew(void);
+/* For who may come at any place: gives up at `end` (mu_now_ns). Given back by mu_lock_let_go; see there. */
+bool mu_pass_seize(uint64_t end);
+/* In a forked child. */
+void mu_pass_forget_waiters(void);
 /* No run is closed from the return of pause to the resume that matches it. */
 void mu_pass_pause(void);
 void mu_pass_resume(void);
 bool mu_pass_paused(void);
-/* Gives up after about `ms`. */
-bool mu_pass_try_lock(unsigned ms);
 /* Held by a pass only while a barrier is closed, and no other lock is waited for meanwhile. */
-void mu_gate_close(void);
-void mu_gate_open(void);
+extern struct mu_lock mu_gate;
 
 /* Asks anew how many mappings meshing may use; chooses units so that what is to be meshed fits. Before each round. */
 void mu_mapping_budget_refresh(void);

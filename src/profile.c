@@ -43,8 +43,8 @@ struct tables {
   _Atomic uint8_t maybe_sampled[MAYBE_SAMPLED];
 };
 
+struct mu_lock mu_profile_lock = MU_LOCK_INIT(MU_RANK_PROFILE);
 static struct {
-  struct mu_lock lock;
   struct tables *t;
   uint32_t stack_count, address_count, sample_count;
   uint64_t lost;
@@ -52,7 +52,7 @@ static struct {
   int pid; /* of the process that began */
   uint32_t written;
   char name[NAME_ROOM];
-} profile = {.lock = MU_LOCK_INIT(MU_RANK_LEAF), .stack_count = OTHERS + 1};
+} profile = {.stack_count = OTHERS + 1};
 
 bool mu_profile_on;
 _Atomic uint32_t mu_profile_asked;
@@ -144,13 +144,13 @@ static MU_NOINLINE void take_sample(void *p, size_t size) {
   uintptr_t pcs[MU_PROFILE_DEPTH];
   unsigned depth = mu_unwind(pcs, MU_PROFILE_DEPTH);
   double weight = mu_sample_weight(size, mu_options.profile);
-  mu_lock_take(&profile.lock);
+  mu_lock_take(&mu_profile_lock);
   struct mu_profile_sample sample = {.object = (uintptr_t)p, .size = size, .stack = find_stack(pcs, depth)};
   struct mu_profile_stack *stack = &profile.t->stacks[sample.stack];
   stack->objects += weight;
   stack->bytes += weight * (double)size;
   insert(&sample);
-  mu_lock_release(&profile.lock);
+  mu_lock_release(&mu_profile_lock);
 }
 
 /* A thread that has ended and still allocates is not sampled: it has nothing to count in. `profiling` keeps what the
@@ -178,13 +178,13 @@ struct mu_profile_sample mu_profile_take(void *p) {
   struct mu_profile_sample sample = {.object = 0};
   /* relaxed: see struct tables */
   if (MU_LIKELY(!atomic_load_explicit(counter_of((uintptr_t)p), memory_order_relaxed))) return sample;
-  mu_lock_take(&profile.lock);
+  mu_lock_take(&mu_profile_lock);
   struct mu_profile_sample *slot = slot_of((uintptr_t)p);
   if (slot->object) {
     sample = *slot;
     erase(slot);
   }
-  mu_lock_release(&profile.lock);
+  mu_lock_release(&mu_profile_lock);
   return sample;
 }
 
@@ -194,9 +194,9 @@ void mu_profile_free(void *p) {
 
 void mu_profile_put_back(const struct mu_profile_sample *sample) {
   if (!sample->object) return;
-  mu_lock_take(&profile.lock);
+  mu_lock_take(&mu_profile_lock);
   insert(sample);
-  mu_lock_release(&profile.lock);
+  mu_lock_release(&mu_profile_lock);
 }
 
 /* ---- writing ----------------------------------------------------------------------------------------------------- */
@@ -212,13 +212,13 @@ bool mu_profile_copy(struct mu_profile_copy *copy) {
   copy->samples = (void *)((char *)copy->memory + sizeof t->stacks);
   copy->addresses = t->addresses; /* what a stack refers to never changes */
   copy->sample_count = 0;
-  mu_lock_take(&profile.lock);
+  mu_lock_take(&mu_profile_lock);
   copy->stack_count = profile.stack_count;
   copy->lost = profile.lost;
   memcpy(copy->stacks, t->stacks, profile.stack_count * sizeof *t->stacks);
   for (uint32_t i = 0; copy->sample_count < profile.sample_count && i < SAMPLES; i++)
     if (t->samples[i].object) copy->samples[copy->sample_count++] = t->samples[i];
-  mu_lock_release(&profile.lock);
+  mu_lock_release(&mu_profile_lock);
   return true;
 }
 
@@ -304,19 +304,4 @@ void mu_profile_init(void) {
   struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
   if (sigaction((int)mu_options.profile_signal, &action, NULL) < 0)
     mu_log("MESH_UFFD_PROFILE_SIGNAL=%u is no signal that can be handled", mu_options.profile_signal);
-}
-
-/* ---- fork -------------------------------------------------------------------------------------------------------- */
-
-void mu_profile_lock(void) {
-  mu_lock_take(&profile.lock);
-}
-void mu_profile_unlock(void) {
-  mu_lock_release(&profile.lock);
-}
-
-/* A child that was made while another thread held the lock may have half of what that was writing. */
-void mu_profile_renew(void) {
-  if (atomic_load_explicit(&profile.lock.word, memory_order_relaxed)) mu_profile_on = false;
-  mu_lock_renew(&profile.lock);
 }

@@ -6,7 +6,7 @@
 #ifndef MU_PROFILE_H
 #define MU_PROFILE_H
 
-#include "src/common.h"
+#include "src/lock.h"
 
 enum { MU_PROFILE_DEPTH = 64 };
 
@@ -57,8 +57,6 @@ void mu_profile_copy_done(struct mu_profile_copy *copy);
 int mu_profile_encode(const char *path, uint32_t interval, uint64_t since_ns);
 
 /* Fork. */
-void mu_profile_lock(void);
-void mu_profile_unlock(void);
-void mu_profile_renew(void);
+extern struct mu_lock mu_profile_lock;
 
 #endif

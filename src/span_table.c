@@ -22,15 +22,21 @@ static struct {
 } first[MU_CLASSES];
 
 static struct {
-  struct mu_lock lock;
   size_t bytes;     /* of a slab: a power of two */
   size_t top;       /* slabs of the region handed out at least once */
   size_t committed; /* bytes of the region */
   void *free;       /* list of slabs, through their first word */
-} region = {.lock = MU_LOCK_INIT(MU_RANK_LEAF)};
+} region;
 
-void mu_span_table_renew(void) {
-  mu_lock_renew(&region.lock);
+struct mu_lock mu_span_table_lock = MU_LOCK_INIT(MU_RANK_TABLES);
+
+void mu_span_tables_lost(void) {
+  region.free = NULL;
+}
+
+void mu_span_table_class_lost(unsigned c) {
+  with_room[c] = NULL;
+  first[c].used = true;
 }
 
 /* Four of the largest blocks fit, so that little is lost at the end. */
@@ -53,24 +59,24 @@ static void *slab_from_top(void) {
 }
 
 static struct slab *slab_get(void) {
-  mu_lock_take(&region.lock);
+  mu_lock_take(&mu_span_table_lock);
   if (!region.bytes) region.bytes = slab_bytes();
   void *slab = region.free;
   if (slab)
     memcpy(&region.free, slab, sizeof region.free);
   else
     slab = slab_from_top();
-  mu_lock_release(&region.lock);
+  mu_lock_release(&mu_span_table_lock);
   if (slab) memset(slab, 0, sizeof(struct slab));
   return slab;
 }
 
 static void slab_put(struct slab *slab) {
   mu_madvise(slab, region.bytes, MADV_DONTNEED);
-  mu_lock_take(&region.lock);
+  mu_lock_take(&mu_span_table_lock);
   memcpy(slab, &region.free, sizeof region.free);
   region.free = slab;
-  mu_lock_release(&region.lock);
+  mu_lock_release(&mu_span_table_lock);
 }
 
 static void link_slab(unsigned c, struct slab *slab) {

@@ -6,12 +6,16 @@
 #ifndef MU_SPAN_TABLE_H
 #define MU_SPAN_TABLE_H
 
-#include "src/common.h"
+#include "src/lock.h"
 
 /* Zeroed memory for the MiniHeaps of a run of the class, or NULL when out. */
 void *mu_span_table_alloc(unsigned size_class);
 void mu_span_table_free(unsigned size_class, void *table);
-/* In a forked child. */
-void mu_span_table_renew(void);
+extern struct mu_lock mu_span_table_lock; /* of the slabs */
+
+/* In a forked child, where another thread was at work under the lock of the slabs, or of the class: what it may have
+ * half changed is not used any more. */
+void mu_span_tables_lost(void);
+void mu_span_table_class_lost(unsigned size_class);
 
 #endif

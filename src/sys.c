@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "src/sys.h"
+#include "src/log.h"
 #include "uffd/compat.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -111,9 +112,31 @@ void *mu_mmap(void *at, size_t len, int prot, int flags, int fd, off_t off, int 
   return (void *)r;
 }
 
+/* Asked by a call that changes nothing. */
+static bool is_mapped(void *at, size_t len) {
+  return mu_madvise(at, len, MADV_NORMAL) != -ENOMEM;
+}
+
+bool mu_mmap_over(void *at, size_t len, int flags, int fd, off_t off) {
+  enum { TRIES = 10000, PAUSE_NS = 100000 };
+  _Atomic uint32_t never = 0;
+  int err;
+  for (int i = 0; i < TRIES; i++) {
+    if (mu_mmap(at, len, PROT_READ | PROT_WRITE, flags | MAP_FIXED, fd, off, &err)) return true;
+    if (is_mapped(at, len)) return false;
+    if (i) mu_futex_wait(&never, 0, PAUSE_NS);
+  }
+  mu_die("the kernel has unmapped %p, %zu bytes, and does not map it again: error %d", at, len, err);
+}
+
 void mu_futex_wait(_Atomic uint32_t *word, uint32_t expected, int64_t timeout_ns) {
   struct timespec t = {.tv_sec = timeout_ns / 1000000000, .tv_nsec = timeout_ns % 1000000000};
   mu_sys_call(MU_SYS_futex, (long)word, FUTEX_WAIT_PRIVATE, (long)expected, timeout_ns < 0 ? 0 : (long)&t, 0, 0);
+}
+
+int mu_poll(struct pollfd *fds, unsigned n, int ms) {
+  struct timespec t = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000L};
+  return (int)mu_sys_call(MU_SYS_ppoll, (long)fds, n, ms < 0 ? 0 : (long)&t, 0, 0, 0);
 }
 
 void mu_futex_wake(_Atomic uint32_t *word, int count) {

@@ -16,7 +16,7 @@
   X(ioctl) X(memfd_create) X(ftruncate) X(fallocate) X(fcntl) X(close_range) X(process_madvise) X(userfaultfd)         \
   X(ppoll) X(getrandom) X(sched_yield) X(gettid) X(prlimit64) X(pidfd_open) X(eventfd2) X(io_uring_setup)               \
   X(io_uring_enter) X(sched_setscheduler) X(sched_getattr) X(sched_setattr) X(sched_setaffinity) X(rt_sigprocmask)     \
-  X(uname) X(getdents64) X(prctl) X(getpid) X(clone3) X(capget) X(capset) X(readlinkat)
+  X(uname) X(getdents64) X(prctl) X(getpid) X(clone3) X(capget) X(capset) X(readlinkat) X(pidfd_getfd)
 /* Requests of ioctl, each a kind of its own for the hook, with its number. */
 #define MU_SYS_REQUEST_LIST(X)                                                                                         \
   X(USERFAULTFD_IOC_NEW, MU_USERFAULTFD_IOC_NEW) X(UFFDIO_API, UFFDIO_API) X(UFFDIO_REGISTER, UFFDIO_REGISTER)         \
@@ -58,6 +58,9 @@ int mu_pid(void);
 
 /* Memory. Addresses come back as void *, NULL with *err set (positive) when refused. */
 void *mu_mmap(void *at, size_t len, int prot, int flags, int fd, off_t off, int *err);
+/* Maps over what there is, readable and writable. False: refused, and what there was is there still. The kernel may
+ * take it away before it refuses: then it is asked again until it maps. */
+bool mu_mmap_over(void *at, size_t len, int flags, int fd, off_t off);
 static inline int mu_munmap(void *p, size_t n) {
   return (int)mu_sys_call(MU_SYS_munmap, (long)p, (long)n, 0, 0, 0, 0);
 }
@@ -85,6 +88,10 @@ static inline ssize_t mu_pread(int fd, void *to, size_t n, uint64_t at) {
 static inline ssize_t mu_write(int fd, const void *from, size_t n) {
   return mu_sys_call(MU_SYS_write, fd, (long)from, (long)n, 0, 0, 0);
 }
+
+/* poll; less than 0 ms: for ever. */
+struct pollfd;
+int mu_poll(struct pollfd *fds, unsigned n, int ms);
 
 /* Sleeps while *word == expected, at most timeout_ns (negative: for ever). Woken, timed out or not: returns. */
 void mu_futex_wait(_Atomic uint32_t *word, uint32_t expected, int64_t timeout_ns);

@@ -60,7 +60,7 @@ void mu_thread_settle(const char *name) {
   unsigned char every[128];
   memset(every, 0xff, sizeof every);
   is_ours = true;
-  mu_log_by_path();
+  mu_log_from_outside();
   mu_sys_call(MU_SYS_prctl, PR_SET_NAME, (long)name, 0, 0, 0, 0);
   mu_sys_call(MU_SYS_sched_setscheduler, 0, SCHED_OTHER, (long)&zero, 0, 0, 0);
   mu_sys_call(MU_SYS_sched_setaffinity, 0, sizeof every, (long)every, 0, 0, 0);

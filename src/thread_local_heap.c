@@ -32,20 +32,20 @@ static struct mu_thread_local_heap watched_heap;
 static bool watched;
 __thread MU_INITIAL_EXEC struct mu_thread_local_heap *mu_tlh = &empty_heap, *mu_own_heap = &empty_heap;
 
+struct mu_lock mu_registry = MU_LOCK_INIT(MU_RANK_REGISTRY);
 static struct {
-  struct mu_lock lock;
   struct mu_thread_local_heap *in_use, *free;
   uint64_t seeds;
   _Atomic uint32_t heap_ready; /* 0 not yet, 1 yes */
   bool key_ready;
   pthread_key_t key;
-} registry = {.lock = MU_LOCK_INIT(MU_RANK_REGISTRY)};
+} registry;
 
 /* The first call of all makes the heap. */
 static bool heap_ready(void) {
   /* acquire: pairs with the release below; the arena is seen complete */
   if (MU_LIKELY(atomic_load_explicit(&registry.heap_ready, memory_order_acquire))) return true;
-  mu_lock_take(&registry.lock);
+  mu_lock_take(&mu_registry);
   bool ready = atomic_load_explicit(&registry.heap_ready, memory_order_relaxed);
   if (mu_before_heap && !ready) mu_before_heap();
   if (!ready && !mu_aside && (ready = mu_arena_init())) {
@@ -55,7 +55,7 @@ static bool heap_ready(void) {
     registry.seeds |= 1;
     atomic_store_explicit(&registry.heap_ready, 1, memory_order_release);
   }
-  mu_lock_release(&registry.lock);
+  mu_lock_release(&mu_registry);
   return ready;
 }
 
@@ -128,7 +128,7 @@ static MU_NOINLINE bool widen(struct mu_thread_local_heap *t, unsigned c) {
 }
 
 static struct mu_thread_local_heap *take_heap(void) {
-  mu_lock_take(&registry.lock);
+  mu_lock_take(&mu_registry);
   struct mu_thread_local_heap *t = registry.free;
   if (t)
     registry.free = t->next;
@@ -142,7 +142,7 @@ static struct mu_thread_local_heap *take_heap(void) {
     if (t->next) t->next->prev = t;
     registry.in_use = t;
   }
-  mu_lock_release(&registry.lock);
+  mu_lock_release(&mu_registry);
   return t;
 }
 
@@ -176,7 +176,7 @@ void mu_thread_flush(void) {
 static void retire(struct mu_thread_local_heap *t) {
   atomic_fetch_sub_explicit(&allowed_bytes, t->allowed, memory_order_relaxed);
   t->allowed = 0;
-  mu_lock_take(&registry.lock);
+  mu_lock_take(&mu_registry);
   if (t->prev)
     t->prev->next = t->next;
   else
@@ -184,7 +184,7 @@ static void retire(struct mu_thread_local_heap *t) {
   if (t->next) t->next->prev = t->prev;
   t->next = registry.free;
   registry.free = t;
-  mu_lock_release(&registry.lock);
+  mu_lock_release(&mu_registry);
 }
 
 static void thread_ended(void *heap) {
@@ -263,14 +263,16 @@ void mu_free_overflow(void *p, unsigned c) {
   mu_note_activity(); /* may allocate: the vector is whole again */
 }
 
-void mu_registry_lock(void) {
-  mu_lock_take(&registry.lock);
+void mu_registry_lost(void) {
+  registry.in_use = registry.free = NULL;
+  if (!mu_has_heap()) return;
+  mu_own_heap->prev = mu_own_heap->next = NULL;
+  registry.in_use = mu_own_heap;
 }
-void mu_registry_unlock(void) {
-  mu_lock_release(&registry.lock);
-}
-void mu_registry_renew(void) {
-  mu_lock_renew(&registry.lock);
+
+bool mu_registry_has_others(void) {
+  const struct mu_thread_local_heap *t = registry.in_use;
+  return t && (t != mu_own_heap || t->next);
 }
 
 /* What other threads had in their vectors stays claimed for good: a slot taken from a vector that was copied before may

@@ -56,9 +56,11 @@ void mu_free_overflow(void *p, unsigned size_class);
 void mu_thread_flush(void);
 
 /* Fork. */
-void mu_registry_lock(void);
-void mu_registry_unlock(void);
-void mu_registry_renew(void);
+extern struct mu_lock mu_registry;
+/* Whether a thread but the calling one has a heap; of a moment, without the lock. */
+bool mu_registry_has_others(void);
+/* In a forked child, where another thread was at work under the lock: the heaps of others are left alone. */
+void mu_registry_lost(void);
 /* In a forked child: the heaps of threads that do not exist here are free; their slots stay claimed. */
 void mu_registry_forget_others(void);
 

@@ -12,6 +12,10 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
+/* Linux 5.6 */
+#ifndef SYS_pidfd_getfd
+#define SYS_pidfd_getfd 438
+#endif
 /* Linux 5.10 */
 #ifndef SYS_process_madvise
 #define SYS_process_madvise 440

@@ -86,9 +86,10 @@ static void *take_once(void *unused) {
 Test(lock, a_held_lock_is_waited_for, .timeout = 30) {
   pthread_t thread;
   mu_lock_take(&lock);
-  cr_assert_eq(lock.word, 1);
+  cr_assert_eq(lock.word, mu_thread_number);
+  cr_assert(mu_lock_is_mine(&lock));
   pthread_create(&thread, NULL, take_once, NULL);
-  while (atomic_load(&lock.word) != 2) sched_yield();
+  while (!(atomic_load(&lock.word) & MU_LOCK_WAITED)) sched_yield();
   cr_assert_eq(atomic_load(&taken), 0);
   mu_lock_release(&lock);
   pthread_join(thread, NULL);
@@ -97,7 +98,7 @@ Test(lock, a_held_lock_is_waited_for, .timeout = 30) {
 }
 
 static void *try_once(void *ms) {
-  if (mu_lock_try(&lock, (unsigned)(uintptr_t)ms)) mu_lock_release(&lock);
+  if (mu_lock_seize(&lock, mu_now_ns() + (uintptr_t)ms * 1000000)) mu_lock_let_go(&lock);
   return NULL;
 }
 
@@ -108,7 +109,7 @@ static void wait_in_company(unsigned ms) {
   mu_lock_take(&lock);
   for (int i = 0; i < TRYING; i++) pthread_create(&trying[i], NULL, try_once, (void *)(uintptr_t)ms);
   pthread_create(&waiting, NULL, take_once, NULL);
-  while (atomic_load(&lock.word) != 2) sched_yield();
+  while (!(atomic_load(&lock.word) & MU_LOCK_WAITED)) sched_yield();
   mu_futex_wait(&taken, 0, 300000);
   mu_lock_release(&lock);
   pthread_join(waiting, NULL);
@@ -119,19 +120,43 @@ static void wait_in_company(unsigned ms) {
 Test(lock, who_gives_up_takes_nobodys_wake, .timeout = 60) {
   alarm(60);
   for (int i = 0; i < 300; i++) wait_in_company(i % 3 ? 1000 : 0);
-  cr_assert(mu_lock_try(&lock, 0), "it is free");
-  mu_lock_release(&lock);
+  cr_assert(mu_lock_seize(&lock, 0), "it is free");
+  mu_lock_let_go(&lock);
 }
 
-Test(lock, a_renewed_lock_is_free, .timeout = 30) {
-  struct mu_lock held = MU_LOCK_INIT(MU_RANK_EXTENT);
-  held.word = 2;
-  mu_lock_renew(&held);
-  mu_lock_take(&held);
-  cr_assert_eq(held.word, 1);
-  mu_lock_release(&held);
+/* What a forked child finds: a lock of its own thread's, one of somebody else's, and one that nobody holds. */
+Test(lock, a_forked_child_keeps_its_own_locks_alone, .timeout = 30) {
+  struct mu_lock own = MU_LOCK_INIT(MU_RANK_EXTENT), other = MU_LOCK_INIT(MU_RANK_LEAF),
+                 none = MU_LOCK_INIT(MU_RANK_GATE);
+  mu_lock_take(&own);
+  own.word |= MU_LOCK_WAITED;
+  other.word = mu_thread_number + 1;
+  cr_assert(!mu_lock_inherit(&own) && mu_lock_inherit(&other) && !mu_lock_inherit(&none));
+  cr_assert(mu_lock_is_mine(&own) && !mu_lock_is_mine(&other) && !mu_lock_is_mine(&none));
+  cr_assert_eq(own.word, mu_thread_number, "nobody waits for it here");
+  cr_assert_eq(other.word | none.word, 0);
+  mu_lock_release(&own);
+  mu_lock_take(&other);
+  mu_lock_release(&other);
+  cr_assert_eq(own.word | other.word, 0);
+  cr_assert_eq(own.rank, MU_RANK_EXTENT);
+}
+
+Test(lock, one_that_is_held_is_seized_by_nobody, .timeout = 30) {
+  struct mu_lock held = MU_LOCK_INIT(MU_RANK_LEAF);
+  cr_assert(mu_lock_seize(&held, 0));
+  uint64_t began = mu_now_ns();
+  cr_assert(!mu_lock_seize(&held, began + 20000000), "not by its holder either");
+  cr_assert_geq(mu_now_ns() - began, 20000000);
+  cr_assert(mu_lock_is_mine(&held));
+  mu_lock_let_go(&held);
   cr_assert_eq(held.word, 0);
-  cr_assert_eq(held.rank, MU_RANK_EXTENT);
+}
+
+/* By a signal handler that has interrupted its holder: it says so instead. */
+Test(lock, taken_again_by_its_holder_it_dies, .signal = SIGABRT, .timeout = 30) {
+  mu_lock_take(&lock);
+  mu_lock_slow(&lock, mu_thread_number);
 }
 
 Test(lock, ascending_ranks_in_any_order_of_release) {

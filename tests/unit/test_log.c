@@ -10,6 +10,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -184,7 +186,7 @@ Test(log, a_long_message_is_cut_and_still_a_line) {
 
 static void *log_without_descriptors(void *unused) {
   CHECK(unshare(CLONE_FILES) == 0 && close(STDERR_FILENO) == 0, "");
-  mu_log_by_path();
+  mu_log_from_outside();
   mu_log("from %s", "afar");
   return unused;
 }
@@ -198,6 +200,39 @@ static void log_in_thread(void) {
 Test(log, a_thread_with_descriptors_of_its_own_is_heard) {
   writes_of(log_in_thread);
   cr_assert_str_eq(message, "mesh-uffd: from afar\n");
+}
+
+/* The program goes on behind a message, in a file that it did not open for appending, and on a socket. */
+static void hear_from_outside(int to, int from) {
+  char text[128] = "";
+  int saved = dup(STDERR_FILENO);
+  dup2(to, STDERR_FILENO);
+  log_in_thread();
+  ssize_t n = write(STDERR_FILENO, "me\n", 3);
+  dup2(saved, STDERR_FILENO);
+  close(saved);
+  if (from == to) lseek(from, 0, SEEK_SET);
+  if (n == 3) n = read(from, text, sizeof text - 1);
+  cr_assert_str_eq(text, "mesh-uffd: from afar\nme\n", "%zd bytes: %s", n, text);
+}
+
+Test(log, what_is_said_from_outside_is_not_written_over) {
+  int file = memfd_create("out", 0), ends[2];
+  hear_from_outside(file, file);
+  cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
+  hear_from_outside(ends[0], ends[1]);
+}
+
+Test(log, a_pipe_that_nobody_reads_holds_up_nobody, .timeout = 30) {
+  int ends[2], saved = dup(STDERR_FILENO);
+  static const char much[4096];
+  cr_assert_eq(pipe2(ends, O_NONBLOCK), 0);
+  while (write(ends[1], much, sizeof much) > 0) {
+  }
+  fcntl(ends[1], F_SETFL, 0);
+  dup2(ends[1], STDERR_FILENO);
+  log_in_thread();
+  dup2(saved, STDERR_FILENO);
 }
 
 static void print_bytes(void) {
