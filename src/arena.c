@@ -482,11 +482,9 @@ void mu_arena_validate(bool quiet) {
 /* ---- mappings and metadata --------------------------------------------------------------------------------------- */
 
 bool mu_fresh_mapping(void *start, size_t len) {
-  int err;
-  void *got =
-      mu_mmap(start, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0, &err);
+  bool got = mu_mmap_over(start, len, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (got) mu_madvise(start, len, MADV_NOHUGEPAGE);
-  return got != NULL;
+  return got;
 }
 
 struct mu_lock mu_meta_lock = MU_LOCK_INIT(MU_RANK_LEAF);

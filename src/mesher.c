@@ -174,6 +174,7 @@ static void start_engine(void) {
 static bool may_mesh(void) {
   if (!mu_options.mesh || mu_pass_paused()) return false;
   start_engine();
+  if (mu_engine_is_broken()) return false;
   return mu_engine_tier() != MU_TIER_FULL_WP || mu_no_pins();
 }
 

@@ -4,11 +4,13 @@
  * not happen now waits in the kernel and is announced to the fault thread. Contiguity is what makes it cheap: a call
  * over 64 neighbouring pages costs one flush, on kernels from 6.18 on.
  */
+#include "src/log.h"
 #include "src/probe.h"
 #include "src/sys.h"
 #include "src/thread.h"
 #include "uffd/internal.h"
 #include <errno.h>
+#include <string.h>
 
 struct mu_barrier mu_barrier;
 
@@ -41,13 +43,15 @@ static int move(char *to, char *from, size_t len, uint64_t mode, size_t *moved) 
 
 enum { PATIENCE = 1000 }; /* EAGAIN passes, but nobody may wait for it for ever */
 
-void mu_wake_range(struct uffdio_range range) {
-  for (int i = 0; i < PATIENCE && mu_ioctl(mu_engine.uffd, UFFDIO_WAKE, &range) < 0; i++) {
-  }
+bool mu_wake_range(struct uffdio_range range) {
+  for (int i = 0; i < PATIENCE; i++)
+    if (mu_ioctl(mu_engine.uffd, UFFDIO_WAKE, &range) == 0) return true;
+  return false;
 }
 
-void mu_wake(unsigned page, unsigned n) {
-  mu_wake_range(range_of(page, n));
+/* Where it is refused, whoever waits goes on when the barrier is opened, by other means. */
+bool mu_wake(unsigned page, unsigned n) {
+  return mu_wake_range(range_of(page, n));
 }
 
 /* EAGAIN: the program is changing its mappings. */
@@ -83,6 +87,11 @@ static bool arrived(unsigned pages, uint64_t *present) {
   return r == 0;
 }
 
+/* What a seccomp filter answers, as a rule, and the kernel not. */
+static bool by_sandbox(int r) {
+  return r == -EPERM || r == -EACCES || r == -ENOSYS;
+}
+
 /* Moves a stretch of present pages out. Sets *have to the mask of those that arrived. False: nobody knows. */
 static bool move_out(unsigned page, unsigned n, uint64_t *have) {
   uint64_t want = mask_of(page, n), present;
@@ -96,6 +105,7 @@ static bool move_out(unsigned page, unsigned n, uint64_t *have) {
       *have |= mask_of(from, len);
       continue;
     }
+    if (by_sandbox(r)) return true; /* it was not carried out at all */
     if (!arrived(mu_barrier.pages, &present)) return false;
     *have = present & want;
     missing = want & ~*have;
@@ -130,12 +140,15 @@ static bool scratch_is_empty(void) {
   return !present || (mu_make_scratch() && arrived(MU_MAX_BARRIER_PAGES, &present) && !present);
 }
 
+/* ENOENT: before Linux 6.4 a call does one mapping only, so a range of several is divided until its parts are one each.
+ * A page that is not registered, since it was remapped, is left out. */
 static int protect(unsigned page, unsigned n, uint64_t mode) {
   struct uffdio_writeprotect w = {.range = range_of(page, n), .mode = mode};
-  return insist(UFFDIO_WRITEPROTECT, &w);
+  int r = insist(UFFDIO_WRITEPROTECT, &w);
+  if (r != -ENOENT || n == 1) return r;
+  int first = protect(page, n / 2, mode), second = protect(page + n / 2, n - n / 2, mode);
+  return first < 0 ? first : second;
 }
-
-static void disarm_or_break(void);
 
 static int arm(void) {
   /* A file has no holes that trap: what is not mapped yet is the packed page, and a store to it meets the protection.
@@ -144,11 +157,13 @@ static int arm(void) {
                   : mu_barrier.moves                 ? UFFDIO_REGISTER_MODE_MISSING
                                                      : UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP;
   struct uffdio_register reg = {.range = range_of(0, mu_barrier.pages), .mode = mode};
-  int r = mu_ioctl(mu_engine.uffd, UFFDIO_REGISTER, &reg);
-  /* Where the range is several mappings, the first may be registered: holes in it would trap for ever. Other errors
-   * come before that; EBUSY means that somebody else has registered memory here, which is his to disarm. */
-  if (r == -ENOMEM) disarm_or_break();
-  return r;
+  return mu_ioctl(mu_engine.uffd, UFFDIO_REGISTER, &reg);
+}
+
+/* Where the range is several mappings, the first may be registered even so: holes in it would trap for ever. Other
+ * errors come before that; EBUSY means that somebody else has registered memory here, which is his to disarm. */
+static bool may_be_armed(int r) {
+  return r == 0 || r == -ENOMEM;
 }
 
 /* Waiters are woken by it as well. */
@@ -172,9 +187,9 @@ static void wait_for_fault_thread(void) {
 /* Write-protection does not stop who holds a pin already; one taken from now on waits like any store. */
 static int close_by_protecting(void) {
   int r = protect(0, mu_barrier.pages, UFFDIO_WRITEPROTECT_MODE_WP);
-  if (r < 0 || mu_no_pins()) return r;
+  if (r == 0 && mu_no_pins()) return 0;
   protect(0, mu_barrier.pages, 0);
-  return -EBUSY;
+  return r < 0 ? r : -EBUSY;
 }
 
 /* Who has stored into a meshed page has a copy of his own, and the kernel may be about to store there for him (a pin
@@ -208,6 +223,9 @@ static int close_pages(uint64_t wanted, uint64_t *present, uint64_t *refused) {
   return 0;
 }
 
+static bool let_everybody_go(void);
+static void abandon(void);
+
 static int close_a_range(enum mu_backing backing, void *start, unsigned pages, unsigned unit_pages, uint64_t wanted,
                          uint64_t *refused) {
   uint64_t present;
@@ -219,12 +237,15 @@ static int close_a_range(enum mu_backing backing, void *start, unsigned pages, u
   mu_barrier.start = start;
   mu_barrier.pages = pages;
   mu_barrier.unit_pages = unit_pages;
+  atomic_store_explicit(&mu_barrier.home, 0, memory_order_relaxed);
   set_phase(MU_PHASE_CLOSING);
   int r = without_barrier() ? 0 : arm();
-  if (r == 0 && (r = close_pages(wanted, &present, refused)) < 0 && !without_barrier()) disarm_or_break();
-  if (r < 0) {
+  bool armed = !without_barrier() && may_be_armed(r);
+  if (r == 0) r = close_pages(wanted, &present, refused);
+  if (r < 0) { /* nothing was moved */
     set_phase(MU_PHASE_OPEN);
     wait_for_fault_thread();
+    if (armed && !let_everybody_go()) abandon();
     return r;
   }
   atomic_store_explicit(&mu_barrier.present, present, memory_order_relaxed);
@@ -271,14 +292,16 @@ uint64_t mu_barrier_present(void) {
 
 bool mu_barrier_remap(unsigned first, unsigned n, int fd, uint64_t offset) {
   unsigned page = first * mu_barrier.unit_pages, pages = n * mu_barrier.unit_pages;
-  int err;
-  void *at = mu_mmap(in_run(page), (size_t)pages << mu_engine.shift, PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd, (off_t)offset, &err);
-  if (!at) return false;
+  if (!mu_mmap_over(in_run(page), (size_t)pages << mu_engine.shift, MAP_PRIVATE | MAP_NORESERVE, fd, (off_t)offset))
+    return false;
   for (unsigned u = first; u < first + n; u++)
     if (atomic_exchange_explicit(&mu_barrier.units[u], MU_UNIT_DONE, memory_order_acq_rel) == MU_UNIT_WAITED)
       mu_wake(u * mu_barrier.unit_pages, mu_barrier.unit_pages);
   return true;
+}
+
+static void note_home(unsigned page, unsigned n) {
+  if (n) atomic_fetch_or_explicit(&mu_barrier.home, mask_of(page, n), memory_order_relaxed);
 }
 
 void mu_put_back(unsigned page, unsigned n) {
@@ -293,6 +316,7 @@ void mu_put_back(unsigned page, unsigned n) {
     size_t bytes = (size_t)len << mu_engine.shift, done = 0, moved;
     for (int tries = 0; done < bytes; tries++) {
       int r = move(in_run(page) + done, in_scratch(page) + done, bytes - done, 0, &moved);
+      note_home(page + (unsigned)(done >> mu_engine.shift), (unsigned)(moved >> mu_engine.shift));
       done += moved;
       /* ENOENT, EEXIST: the other of our two threads has put this page back, or it went with an earlier call whose
        * result was wrong. Page by page from here: each is in one place or the other. */
@@ -322,35 +346,59 @@ static bool copy_back(unsigned page) {
   return r == 0 || r == -EEXIST; /* there already: a copy of before whose page in scratch could not be dropped */
 }
 
-/* Nothing that still counts may be left in scratch. False: something is. */
-static bool empty_scratch(void) {
-  uint64_t left, home = not_remapped();
-  for (int i = 0; arrived(mu_barrier.pages, &left); i++) {
-    left &= home;
-    if (!left) return true;
-    unsigned page = (unsigned)__builtin_ctzll(left);
-    if (i < MU_MAX_BARRIER_PAGES)
-      mu_put_back(page, 1);
-    else if (copy_back(page))
-      home &= ~mask_of(page, 1);
-    else
-      return false;
-  }
-  return false;
+/* Nor that: they go with fresh memory, mapped there as it is. Nobody else is at these pages: their touches wait. */
+static bool carry_back(unsigned page) {
+  size_t len = (size_t)1 << mu_engine.shift;
+  int err;
+  void *copy = mu_mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0, &err);
+  if (!copy) return false;
+  mu_madvise(copy, len, MADV_NOHUGEPAGE);
+  memcpy(copy, in_scratch(page), len);
+  long r = mu_sys_call(MU_SYS_mremap, (long)copy, (long)len, (long)len, MREMAP_MAYMOVE | MREMAP_FIXED,
+                       (long)in_run(page), 0);
+  if (r < 0 && r > -4096) mu_munmap(copy, len);
+  return !(r < 0 && r > -4096);
 }
 
-/* A range that stays registered: nothing in it may be a hole, or its touch would wait for ever. */
-static void fill_holes(void) {
-  for (unsigned page = 0; page < mu_barrier.pages; page++) mu_fill_zero(page);
+/* Pages whose contents are in scratch and nowhere else. False: the kernel does not tell, so it is what was noted. */
+static bool still_away(uint64_t *away) {
+  bool told = arrived(mu_barrier.pages, away);
+  if (!told) *away = mu_barrier_present() & ~atomic_load_explicit(&mu_barrier.home, memory_order_relaxed);
+  *away &= not_remapped();
+  return told;
+}
+
+/* Brings home what is left in scratch, by one way after the other. False: what is left there is not known. */
+static bool empty_scratch(void) {
+  uint64_t away;
+  bool told = still_away(&away);
+  for (unsigned i = 0; away && i < MU_MAX_BARRIER_PAGES; i++) {
+    mu_put_back((unsigned)__builtin_ctzll(away), 1);
+    told = still_away(&away);
+  }
+  for (; away; away &= away - 1) {
+    unsigned page = (unsigned)__builtin_ctzll(away);
+    if (copy_back(page) || carry_back(page)) continue;
+    mu_log("page %p cannot be put back: a sandbox refuses all ways to do so; whoever touches it waits",
+           (void *)in_run(page));
+    told = false;
+  }
+  return told;
 }
 
 enum { DISARM_TRIES = 8 };
 
-static void disarm_or_break(void) {
-  for (int i = 0; i < DISARM_TRIES; i++)
-    if (disarm() == 0) return;
+/* Disarming wakes only who waits for what was still registered, and an event may never have been read. */
+static bool let_everybody_go(void) {
+  int r = -1;
+  for (int i = 0; i < DISARM_TRIES && r < 0; i++) r = disarm();
+  return mu_wake(0, mu_barrier.pages) && r == 0;
+}
+
+/* The last resort: without its descriptor nothing is registered any more, and nobody waits. Everything is at home. */
+static void abandon(void) {
   atomic_store_explicit(&mu_engine.broken, 1, memory_order_release);
-  fill_holes();
+  mu_engine_lose("a sandbox refuses what ends a pass, so there are no more");
 }
 
 void mu_barrier_open(void) {
@@ -367,9 +415,7 @@ void mu_barrier_open(void) {
   wait_for_fault_thread();
   bool empty = !mu_barrier.moves || empty_scratch();
   if (!empty) atomic_store_explicit(&mu_engine.broken, 1, memory_order_release);
-  disarm_or_break();
-  /* Disarming wakes only who waits for what was still registered, and an event may never have been read. */
-  mu_wake(0, mu_barrier.pages);
+  if (!let_everybody_go()) abandon();
   mu_thread_urgent(false);
   if (empty && mu_barrier.moves)
     mu_madvise(mu_engine.scratch, (size_t)mu_barrier.pages << mu_engine.shift, MADV_DONTNEED);

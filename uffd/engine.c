@@ -40,6 +40,20 @@ static void give_up(const char *why) {
   atomic_store_explicit(&mu_engine.tier, MU_TIER_NONE, memory_order_release);
 }
 
+void mu_engine_lose(const char *why) {
+  atomic_store_explicit(&mu_engine.closing, 1, memory_order_seq_cst);
+  int fd = mu_engine.uffd;
+  mu_engine.uffd = -1;
+  if (mu_close(fd) < 0) mu_log("userfaultfd cannot be closed: a sandbox refuses it");
+  mu_fault_thread_let_go(); /* while it reads, the kernel keeps it open */
+  mu_format(mu_engine.why, sizeof mu_engine.why, "%s", why);
+  atomic_store_explicit(&mu_engine.tier, MU_TIER_NONE, memory_order_release);
+}
+
+bool mu_engine_is_broken(void) {
+  return atomic_load_explicit(&mu_engine.broken, memory_order_relaxed);
+}
+
 void mu_engine_own_descriptors(void) {
   mu_engine.own_table = mu_sys_call(MU_SYS_close_range, 0, (long)~0U, MU_CLOSE_RANGE_UNSHARE, 0, 0, 0) == 0;
   /* Descriptors 0 to 2 stay taken: nothing that prints to them may reach a file of ours. */
@@ -93,10 +107,8 @@ void mu_engine_start(void) {
 }
 
 void mu_engine_stop(void) {
-  if (mu_engine.uffd >= 0) {
-    mu_fault_thread_stop();
-    mu_close(mu_engine.uffd);
-  }
+  mu_fault_thread_stop();
+  if (mu_engine.uffd >= 0) mu_close(mu_engine.uffd);
   if (mu_engine.pagemap >= 0) mu_close(mu_engine.pagemap);
   if (mu_engine.scratch) mu_munmap(mu_engine.scratch, MU_MAX_BARRIER_PAGES * mu_engine.page);
   mu_reclaim_idle();

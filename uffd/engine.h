@@ -29,6 +29,8 @@ enum mu_tier mu_engine_tier(void);
 bool mu_program_stands_still(void);
 /* False where memory is pinned or locked, which only moving pages finds out. */
 bool mu_no_pins(void);
+/* No barrier is closed any more. */
+bool mu_engine_is_broken(void);
 /* One line for people: why it is this tier, and what would raise it. */
 const char *mu_engine_why(void);
 /* Ends the fault thread and closes everything. No barrier is closed. */

@@ -55,13 +55,6 @@ static void resolve(unsigned page) {
     mu_wake(page, 1); /* DONE */
 }
 
-/* Of a barrier that is open again. Once no barrier is closed any more, what is still registered is filled. */
-static void answer_late(uintptr_t address) {
-  struct uffdio_zeropage z = {.range = {address, mu_engine.page}};
-  bool broken = atomic_load_explicit(&mu_engine.broken, memory_order_acquire);
-  if (!broken || mu_ioctl(mu_engine.uffd, UFFDIO_ZEROPAGE, &z) < 0) mu_wake_range(z.range);
-}
-
 static void handle(const struct uffd_msg *msg) {
   if (msg->event != UFFD_EVENT_PAGEFAULT) return;
   uintptr_t address = msg->arg.pagefault.address & ~(uintptr_t)(mu_engine.page - 1);
@@ -73,7 +66,7 @@ static void handle(const struct uffd_msg *msg) {
   if (closed && page < mu_barrier.pages)
     resolve((unsigned)page);
   else
-    answer_late(address);
+    mu_wake_range((struct uffdio_range){address, mu_engine.page}); /* its barrier is open again */
   atomic_store_explicit(&mu_barrier.busy, 0, memory_order_release);
   uint64_t took = mu_now_ns() - began;
   MU_PROBE2(waited, address, took);
@@ -83,20 +76,34 @@ static void handle(const struct uffd_msg *msg) {
     atomic_store_explicit(&mu_engine_counters.longest_fault_ns, took, memory_order_relaxed);
 }
 
+/* For the next events; after some, not for ever: should userfaultfd be closed, waiters may wait for us to notice. */
+static bool wait_for_events(struct pollfd *fds, bool heard) {
+  enum { HEARD_MS = 1000, TRIES = 100, PAUSE_NS = 1000000 };
+  _Atomic uint32_t never = 0;
+  for (int i = 0; i < TRIES; i++) {
+    long r = mu_poll(fds, 2, heard ? HEARD_MS : -1);
+    if (atomic_load_explicit(&mu_engine.closing, memory_order_seq_cst)) return false;
+    if (r >= 0) return !fds[1].revents;
+    mu_futex_wait(&never, 0, PAUSE_NS);
+  }
+  /* A sandbox does not let us wait. Who waits now goes on when the mesher opens the barrier, the last one. */
+  atomic_store_explicit(&mu_engine.broken, 1, memory_order_release);
+  return false;
+}
+
 static void *run(void *unused) {
   (void)unused;
   mu_thread_settle("mesh-uffd-fault");
   mu_thread_short_slice();
   mu_thread_urgent(true); /* whoever waits for it may be a real-time thread, or others may be */
-  struct pollfd fds[2] = {{.fd = mu_engine.uffd, .events = POLLIN}, {.fd = fault.stop, .events = POLLIN}};
+  int uffd = mu_engine.uffd;
+  struct pollfd fds[2] = {{.fd = uffd, .events = POLLIN}, {.fd = fault.stop, .events = POLLIN}};
   struct uffd_msg msgs[16];
-  for (;;) {
-    long r = mu_sys_call(MU_SYS_ppoll, (long)fds, 2, 0, 0, 0, 0);
-    if (r < 0) continue;
-    if (fds[1].revents) return NULL;
-    ssize_t n = mu_read(mu_engine.uffd, msgs, sizeof msgs);
+  for (bool heard = false; wait_for_events(fds, heard); heard = fds[0].revents) {
+    ssize_t n = fds[0].revents ? mu_read(uffd, msgs, sizeof msgs) : 0;
     for (ssize_t i = 0; i < n / (ssize_t)sizeof *msgs; i++) handle(&msgs[i]);
   }
+  return NULL;
 }
 
 int mu_fault_thread_start(void) {
@@ -110,9 +117,14 @@ int mu_fault_thread_start(void) {
   return -r;
 }
 
-void mu_fault_thread_stop(void) {
+void mu_fault_thread_let_go(void) {
   uint64_t one = 1;
   mu_write(fault.stop, &one, sizeof one);
+}
+
+void mu_fault_thread_stop(void) {
+  if (fault.stop < 0) return;
+  mu_fault_thread_let_go();
   pthread_join(fault.thread, NULL);
   mu_close(fault.stop);
   fault.stop = -1;

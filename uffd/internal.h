@@ -30,6 +30,7 @@ struct mu_barrier {
   bool moves; /* contents are moved to scratch; else protected in place */
   char *start;
   unsigned pages, unit_pages;
+  _Atomic uint64_t home;    /* pages of these that were moved back */
   _Atomic uint64_t present; /* pages whose contents are in scratch (move), or in place and protected */
   _Atomic uint32_t units[MU_MAX_BARRIER_PAGES];
 };
@@ -42,7 +43,8 @@ struct mu_engine {
   _Atomic uint32_t tier;
   bool move; /* anonymous pages can be moved */
   char *scratch;
-  _Atomic uint32_t broken; /* the kernel refused to restore something: no barrier is closed any more */
+  _Atomic uint32_t broken;  /* the kernel refused to restore something: no barrier is closed any more */
+  _Atomic uint32_t closing; /* userfaultfd is closed; the fault thread holds it no longer than it must */
   size_t page;
   unsigned shift;
   char why[256];
@@ -58,14 +60,19 @@ bool mu_make_scratch(void);
 /* From now on a core file of this process has the contents of meshed pages. */
 void mu_have_meshed_pages_dumped(void);
 
+/* Closes userfaultfd for good: what is registered with it is so no more, and everybody who waits goes on. */
+void mu_engine_lose(const char *why);
+
 int mu_fault_thread_start(void);
+/* It ends by itself. */
+void mu_fault_thread_let_go(void);
 void mu_fault_thread_stop(void);
 
 /* Moves pages back from scratch, or lifts their protection, [page, page + n) of the barrier; wakes. Any thread of ours.
  */
 void mu_put_back(unsigned page, unsigned n);
-void mu_wake(unsigned page, unsigned n);
-void mu_wake_range(struct uffdio_range range);
+bool mu_wake(unsigned page, unsigned n);
+bool mu_wake_range(struct uffdio_range range);
 /* A zero page for one that was not there; wakes. */
 void mu_fill_zero(unsigned page);
 

@@ -585,6 +585,154 @@ static void register_half(void) {
 
 IN_BOTH_TIERS(half_a_registration_is_undone, register_half)
 
+/* ---- a sandbox --------------------------------------------------------------------------------------------------- */
+
+/*
+ * From some call of a barrier on, the kernel refuses what a filter may refuse: at each call, of each kind. Whoever
+ * waits goes on, and every page is there. The hook counts the calls of the mesher and of the fault thread alike.
+ */
+static _Atomic int sandbox_at = -1, sandbox_calls;
+static _Atomic int sandbox_kind;
+
+enum { NO_IOCTL, NO_IOCTL_NO_PREAD, NO_MOVE_BACK, NO_UFFD_AT_ALL, SANDBOXES };
+
+static bool in_sandbox(enum mu_sys call, int kind) {
+  switch (kind) {
+  case NO_IOCTL:
+    return call == MU_SYS_ioctl;
+  case NO_IOCTL_NO_PREAD:
+    return call == MU_SYS_ioctl || call == MU_SYS_pread64 || call == MU_SYS_openat;
+  case NO_MOVE_BACK:
+    return call == MU_SYS_UFFDIO_MOVE || call == MU_SYS_UFFDIO_COPY || call == MU_SYS_UFFDIO_UNREGISTER;
+  default:
+    return call == MU_SYS_ioctl || call == MU_SYS_pread64 || call == MU_SYS_ppoll || call == MU_SYS_read ||
+           call == MU_SYS_madvise || call == MU_SYS_sched_setscheduler || call == MU_SYS_openat;
+  }
+}
+
+static int refuse_in_sandbox(enum mu_sys call, uint64_t index) {
+  (void)index;
+  int at = atomic_load(&sandbox_at);
+  if (at < 0 || call == MU_SYS_futex || call == MU_SYS_sched_yield) return 0;
+  if (call < MU_SYS_CALLS && atomic_fetch_add(&sandbox_calls, 1) < at) return 0;
+  return atomic_load(&sandbox_calls) > at && in_sandbox(call, atomic_load(&sandbox_kind)) ? EPERM : 0;
+}
+
+static struct mu_mesh_file sandbox_file;
+
+/* A barrier with everything in it: a unit that is touched, one that waits, one that is meshed, one that is not. */
+static bool barrier_in_sandbox(int at, int kind) {
+  pthread_t thread;
+  touched = make_region(PAGES);
+  fill(touched, 0x0fff);
+  atomic_store(&touches, 0);
+  atomic_store(&sandbox_kind, kind);
+  atomic_store(&sandbox_calls, 0);
+  atomic_store(&sandbox_at, at);
+  bool closed = close_all(touched, 4);
+  pthread_create(&thread, NULL, touch, NULL);
+  if (closed) {
+    bool won = mu_barrier_claim(0);
+    if (won) memcpy(sandbox_file.window, mu_barrier_contents(0), 4 * page);
+    if (mu_barrier_claim(1)) nanosleep(&(struct timespec){0, 100000}, NULL);
+    if (won) mu_barrier_remap(0, 1, sandbox_file.fd, 0);
+    mu_barrier_open();
+  }
+  pthread_join(thread, NULL);
+  int calls = atomic_load(&sandbox_calls);
+  atomic_store(&sandbox_at, -1);
+  EXPECT(touched[9 * page] == 99 && touched[12 * page + 5] == 98, "sandbox %d at call %d: stores are lost", kind, at);
+  touched[9 * page] = 10, touched[12 * page + 5] = 0;
+  expect_filled(touched, 0x0fff);
+  fill(touched, ~(uint64_t)0); /* nothing waits any more */
+  munmap(touched, PAGES * page);
+  return calls > at;
+}
+
+static void sandbox_at_each_call(void) {
+  alarm(60);
+  for (int kind = 0; kind < SANDBOXES; kind++)
+    for (int at = 0, more = 1; more; at++) {
+      mu_engine_stop();
+      mu_engine_start();
+      if (!has_barrier()) return;
+      EXPECT(mu_file_create(&sandbox_file, 4 * page) == 0 && mu_file_prepare(&sandbox_file, 0, 4 * page) == 0, "file");
+      more = barrier_in_sandbox(at, kind);
+      mu_file_seal(&sandbox_file);
+      EXPECT(at < 1000, "it has no end");
+    }
+}
+
+Test(barrier, a_sandbox_at_each_call_leaves_nobody_waiting, .timeout = 60) {
+  mu_sys_hook = refuse_in_sandbox;
+  with_engine(MU_TIER_FULL, sandbox_at_each_call);
+}
+
+Test(barrier, a_sandbox_at_each_call_leaves_nobody_waiting_write_protected, .timeout = 60) {
+  mu_sys_hook = refuse_in_sandbox;
+  with_engine(MU_TIER_FULL_WP, sandbox_at_each_call);
+}
+
+/* ---- kernels that do one mapping at a time ------------------------------------------------------------------------
+ */
+
+static _Atomic uint32_t writeprotects;
+
+/* Whatever is longer than a page, for a while: as a range of many mappings. */
+static int one_page_at_a_time(enum mu_sys call, uint64_t index) {
+  (void)index;
+  if (call != MU_SYS_UFFDIO_WRITEPROTECT) return 0;
+  return atomic_fetch_add(&writeprotects, 1) % 9 < 6 ? ENOENT : 0;
+}
+
+static void protect_by_parts(void) {
+  char *at = make_region(PAGES);
+  for (int i = 0; i < 20; i++) {
+    fill(at, some_pages);
+    if (close_all(at, 4)) mu_barrier_open();
+    expect_filled(at, some_pages);
+  }
+  EXPECT(writeprotects > 100, "%u calls", writeprotects);
+}
+
+Test(barrier, a_range_of_several_mappings_is_protected_by_parts) {
+  mu_sys_hook = one_page_at_a_time;
+  with_engine(MU_TIER_FULL_WP, protect_by_parts);
+}
+
+/* ---- mappings that are refused half-way ---------------------------------------------------------------------------
+ */
+
+static char *gap_at;
+static _Atomic int gaps;
+
+static int unmap_and_refuse(enum mu_sys call, uint64_t index) {
+  (void)index;
+  if (call != MU_SYS_mmap || atomic_load(&gaps) <= 0) return 0;
+  if (atomic_fetch_sub(&gaps, 1) == 3) munmap(gap_at, 8 * page);
+  return ENOMEM;
+}
+
+static void remap_into_gap(void) {
+  struct mu_mesh_file file;
+  char *at = make_region(PAGES);
+  fill(at, some_pages);
+  EXPECT(mu_file_create(&file, 8 * page) == 0 && mu_file_prepare(&file, 0, 8 * page) == 0, "file");
+  memset(file.window, 77, 8 * page);
+  EXPECT(close_all(at, 8) && mu_barrier_claim(2), "close");
+  gap_at = at + 16 * page;
+  atomic_store(&gaps, 3);
+  EXPECT(mu_barrier_remap(2, 1, file.fd, 0), "it is mapped in the end");
+  mu_barrier_open();
+  EXPECT(at[16 * page] == 77 && at[24 * page - 1] == 77, "contents");
+  mu_file_seal(&file);
+}
+
+Test(barrier, a_mapping_refused_half_way_is_made_again) {
+  mu_sys_hook = unmap_and_refuse;
+  with_engine(MU_TIER_FULL, remap_into_gap);
+}
+
 /* ---- racing writers ---- */
 
 /* Each writer has a word of its own on every page, and knows what must be in it. */
