@@ -57,6 +57,11 @@ void mu_file_add_pages(uint32_t number, uint32_t pages) {
   atomic_fetch_add_explicit(&files.pages, pages, memory_order_relaxed);
 }
 
+void mu_file_take_pages(uint32_t number, uint32_t pages) {
+  atomic_fetch_sub_explicit(&files.records[number].pages, pages, memory_order_relaxed);
+  atomic_fetch_sub_explicit(&files.pages, pages, memory_order_relaxed);
+}
+
 /* Its memory is gone. */
 static void forget_pages(struct mu_file_record *r) {
   uint32_t pages = atomic_exchange_explicit(&r->pages, 0, memory_order_relaxed);

@@ -25,6 +25,7 @@ uint32_t mu_file_new(unsigned size_class, unsigned unit_pages);
 uint32_t mu_file_top(void);
 struct mu_file_record *mu_file_at(uint32_t number);
 void mu_file_add_pages(uint32_t number, uint32_t pages);
+void mu_file_take_pages(uint32_t number, uint32_t pages);
 void mu_file_ref(uint32_t number);
 void mu_file_unref(uint32_t number);
 /* Nothing can be added any more. */

@@ -63,7 +63,7 @@ void mu_packs_end_plan(void) {
 
 struct mu_pack *mu_pack_create(unsigned size_class, unsigned unit_pages, unsigned words, uint32_t units) {
   size_t pages = (size_t)units * unit_pages, made = (pages + 63) / 64;
-  size_t bytes = sizeof(struct mu_pack) + ((size_t)units * words + made) * 8 + units * 4UL;
+  size_t bytes = sizeof(struct mu_pack) + ((size_t)units * words + 2 * made) * 8 + units * 4UL;
   if (count() >= MAX_PACKS && !seal_oldest()) return NULL;
   struct mu_pack *pack = mu_scratch_alloc(bytes);
   if (!pack) return NULL;
@@ -75,7 +75,8 @@ struct mu_pack *mu_pack_create(unsigned size_class, unsigned unit_pages, unsigne
                            .map_bytes = bytes};
   pack->bits = (uint64_t *)(void *)(pack + 1);
   pack->made = pack->bits + (size_t)units * words;
-  pack->live = (uint32_t *)(void *)(pack->made + made);
+  pack->used = pack->made + made;
+  pack->live = (uint32_t *)(void *)(pack->used + made);
   int r = mu_file_create(&pack->file, pages << mu_arena.page_shift);
   while (r == -EMFILE && seal_oldest()) r = mu_file_create(&pack->file, pages << mu_arena.page_shift);
   if (r == 0 && !(pack->number = mu_file_new(size_class, unit_pages))) {
@@ -148,6 +149,27 @@ bool mu_pack_prepare(struct mu_pack *pack, size_t first, uint64_t mask) {
     mark_made(pack, first + from, n);
   }
   return true;
+}
+
+void mu_pack_note_used(struct mu_pack *pack, size_t first, uint64_t mask) {
+  for (; mask; mask &= mask - 1) mu_bit_set(pack->used, (uint32_t)(first + (unsigned)__builtin_ctzll(mask)));
+}
+
+static void unmake_unused(struct mu_pack *pack) {
+  size_t pages = (size_t)pack->units * pack->unit_pages;
+  for (size_t word = 0; word * 64 < pages; word++)
+    for (uint64_t idle = pack->made[word] & ~pack->used[word]; idle;) {
+      unsigned from, n = next_stretch(&idle, &from);
+      uint64_t at = (word * 64 + from) << mu_arena.page_shift;
+      if (mu_file_unmake(&pack->file, at, (size_t)n << mu_arena.page_shift) < 0) return;
+      pack->made[word] &= ~((n == 64 ? ~(uint64_t)0 : ((uint64_t)1 << n) - 1) << from);
+      mu_file_take_pages(pack->number, n);
+    }
+}
+
+void mu_packs_unmake_unused(void) {
+  settle_ahead();
+  for (struct mu_pack *pack = mu_packs; pack; pack = pack->next) unmake_unused(pack);
 }
 
 void mu_packs_seal_unused(void) {

@@ -21,7 +21,8 @@ struct mu_pack {
   uint64_t *bits;       /* [units * words] */
   uint32_t *live;       /* [units] population counts */
   uint64_t *made;       /* a bit a page of the file: it has memory */
-  size_t map_bytes;     /* of the allocation that holds the three */
+  uint64_t *used;       /* the same: something was written to it, and it stays as it is */
+  size_t map_bytes;     /* of the allocation that holds the four */
   struct mu_pack *next; /* newest first */
 };
 
@@ -39,6 +40,10 @@ struct mu_pack *mu_pack_create(unsigned size_class, unsigned unit_pages, unsigne
 bool mu_pack_prepare(struct mu_pack *pack, size_t first, uint64_t mask);
 /* Begins to, so that they are there when they are needed. */
 void mu_pack_prepare_ahead(struct mu_pack *pack, size_t first, uint64_t mask);
+/* Notes that something was written to these pages. */
+void mu_pack_note_used(struct mu_pack *pack, size_t first, uint64_t mask);
+/* File pages that were made, and to which nothing was written then, go back: nobody looks at them. */
+void mu_packs_unmake_unused(void);
 /* Seals and frees those that no unit shows, and those that are being emptied. */
 void mu_packs_seal_unused(void);
 /* Seals and frees all of them; a child forgets them. */

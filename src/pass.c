@@ -375,11 +375,12 @@ static void copy_live(const struct shape *s, const uint64_t *bits, char *to, con
   }
 }
 
-static void mark_written(const struct goal *g, const uint64_t *bits) {
+static void mark_written(const struct shape *s, const struct goal *g, const uint64_t *bits) {
   uint64_t *packed = packed_bits(g);
   for (unsigned i = 0; i < g->pack->words; i++) packed[i] |= bits[i];
   g->pack->live[g->unit] = population(packed, g->pack->words);
   mu_file_at(g->pack->number)->once_live += population(bits, g->pack->words);
+  mu_pack_note_used(g->pack, (size_t)g->unit * s->unit_pages, pages_of_slots(s, bits));
 }
 
 /* The units of a run that one barrier closes: [first, first + n). */
@@ -406,7 +407,7 @@ static bool pack_unit(struct run_pass *p, const struct window *w, unsigned unit)
   }
   char *to = g->pack->file.window + (((size_t)g->unit * p->s->unit_pages) << mu_arena.page_shift);
   copy_live(p->s, bits, to, mu_barrier_contents(unit - w->first), unit_pages_of(p, w, unit, mu_barrier_present()));
-  mark_written(g, bits);
+  mark_written(p->s, g, bits);
   return true;
 }
 
@@ -881,6 +882,7 @@ static size_t carry_out(struct plan *p, const struct mu_pass_policy *policy) {
       if (anchors) note_founded(&pass);
     }
   if (pass.bits != bits) mu_scratch_free(pass.bits, words * 8);
+  mu_packs_unmake_unused();
   mu_packs_seal_unused();
   return saved;
 }
@@ -962,6 +964,7 @@ static size_t carry_out_again(struct plan *p, const struct mu_pass_policy *polic
       if (anchors) note_founded(&pass);
     }
   mu_scratch_free(pass.bits, words * 8);
+  mu_packs_unmake_unused();
   mu_packs_seal_unused();
   uint64_t after = mu_file_bytes();
   return before > after ? (before - after) >> mu_arena.page_shift : 0;

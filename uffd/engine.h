@@ -110,6 +110,8 @@ int mu_file_prepare(struct mu_mesh_file *file, uint64_t offset, size_t len);
  * done, else -errno: then what was begun may be done or not. */
 bool mu_file_prepare_begin(struct mu_mesh_file *file, uint64_t offset, size_t len);
 int mu_file_prepare_wait(void);
+/* Gives pages back that nothing was ever stored to. Returns 0 or -errno. */
+int mu_file_unmake(struct mu_mesh_file *file, uint64_t offset, size_t len);
 /* No store comes any more: window and descriptor go; mappings stay. */
 void mu_file_seal(struct mu_mesh_file *file);
 

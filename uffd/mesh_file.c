@@ -61,6 +61,11 @@ int mu_file_prepare(struct mu_mesh_file *file, uint64_t offset, size_t len) {
   return mu_fallocate(file->fd, offset, len);
 }
 
+int mu_file_unmake(struct mu_mesh_file *file, uint64_t offset, size_t len) {
+  enum { KEEP_SIZE = 1, PUNCH_HOLE = 2 };
+  return (int)mu_sys_call(MU_SYS_fallocate, file->fd, KEEP_SIZE | PUNCH_HOLE, (long)offset, (long)len, 0, 0);
+}
+
 void mu_file_seal(struct mu_mesh_file *file) {
   if (file->window) mu_munmap(file->window, file->bytes);
   if (file->fd >= 0) {

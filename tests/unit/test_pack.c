@@ -72,9 +72,11 @@ Test(pack, its_tables_do_not_overlap) {
   struct mu_pack *pack = mu_pack_create(1, 1, 4, 101);
   memset(pack->bits, 0x11, 101 * 4 * sizeof *pack->bits);
   memset(pack->made, 0x22, 2 * sizeof *pack->made);
+  memset(pack->used, 0x44, 2 * sizeof *pack->used);
   memset(pack->live, 0x33, 101 * sizeof *pack->live);
   for (size_t i = 0; i < 101 * 4; i++) cr_assert_eq(pack->bits[i], UINT64_C(0x1111111111111111));
   for (size_t i = 0; i < 2; i++) cr_assert_eq(pack->made[i], UINT64_C(0x2222222222222222));
+  for (size_t i = 0; i < 2; i++) cr_assert_eq(pack->used[i], UINT64_C(0x4444444444444444));
   cr_assert_eq(pack->units, 101);
   cr_assert_leq((char *)(pack->live + 101), (char *)pack + pack->map_bytes);
   memset(pack->made, 0, 2 * sizeof *pack->made);
@@ -106,6 +108,28 @@ static void prepare_at_random(void) {
         cr_assert_fail("step %d, page %zu: made %d", step, i, made[i]);
   }
   cr_assert_eq(mu_file_bytes(), count << mu_arena.page_shift);
+}
+
+/* Made, ahead of time or not, and written to by nobody: they go back. What was written to stays. */
+Test(pack, pages_that_nothing_was_written_to_go_back) {
+  struct mu_pack *pack = create(), *other = create();
+  cr_assert(mu_pack_prepare(pack, 60, 0xffff));
+  mu_pack_note_used(pack, 60, 0x10f0);
+  for (unsigned i = 60; i < 76; i++)
+    if (0x10f0 >> (i - 60) & 1) memset(pack->file.window + ((size_t)i << mu_arena.page_shift), 7, mu_arena.page_size);
+  mu_pack_prepare_ahead(pack, 128, ~(uint64_t)0);
+  mu_pack_prepare_ahead(other, 0, 3);
+  mu_packs_unmake_unused();
+  for (size_t i = 0; i < FILE_PAGES; i++) {
+    bool stays = i >= 60 && i < 76 && (0x10f0 >> (i - 60) & 1);
+    cr_assert(has_memory(pack, i) == stays && mu_bit(pack->made, (uint32_t)i) == stays, "page %zu", i);
+  }
+  cr_assert_eq(pack->file.window[64 << mu_arena.page_shift], 7);
+  cr_assert_eq(blocks(other), 0);
+  cr_assert_eq(mu_file_bytes(), 5 << mu_arena.page_shift);
+  cr_assert(mu_pack_prepare(pack, 60, 0xffff), "and are made again");
+  cr_assert_eq(blocks(pack), 16);
+  mu_reclaim_idle();
 }
 
 Test(pack, the_pages_asked_for_are_made) {
