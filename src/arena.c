@@ -468,7 +468,6 @@ static void validate_pages(const struct census *dirty, const struct census *clea
 
 void mu_arena_validate(bool quiet) {
   struct census free[2] = {{0, 0}, {0, 0}};
-  mu_lock_take(&mu_extent_lock);
   MU_CHECK(x.top <= x.committed && x.committed <= mu_arena.reserved);
   MU_CHECK(mu_arena_limit() == x.committed || x.committed == MU_RUN_PAGES);
   for (int kind = 0; kind < 2; kind++)
@@ -476,7 +475,6 @@ void mu_arena_validate(bool quiet) {
   MU_CHECK(free[0].pages == atomic_load_explicit(&mu_dirty_pages, memory_order_relaxed));
   validate_ages(free[0].extents);
   if (quiet) validate_pages(&free[0], &free[1]);
-  mu_lock_release(&mu_extent_lock);
 }
 
 /* ---- mappings and metadata --------------------------------------------------------------------------------------- */

@@ -115,7 +115,7 @@ typedef bool (*mu_drop_fn)(void *start, size_t len);
 size_t mu_extent_purge(uint32_t tick, size_t max_pages, mu_drop_fn drop);
 
 /* Checks every invariant of free memory; aborts with a message. quiet: nobody allocates, frees or purges meanwhile, so
- * all other memory must be accounted for, too. Takes the extent lock. */
+ * all other memory must be accounted for, too. The extent lock is held. */
 void mu_arena_validate(bool quiet);
 
 /* Pages of free extents that may be resident; pages in large allocations. */

@@ -215,6 +215,14 @@ void mu_fork_init(void) {
 /* ---- forks that run no handlers ------------------------------------------------------------------------------------
  */
 
+bool mu_locks_seize(struct mu_fork *f) {
+  return seize_all(f, in_ms(PATIENCE_MS));
+}
+
+void mu_locks_let_go(const struct mu_fork *f) {
+  let_go(f);
+}
+
 void mu_raw_fork_prepare(struct mu_fork *f) {
   f->others = mu_registry_has_others();
   seize_all(f, in_ms(PATIENCE_MS));

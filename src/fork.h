@@ -22,6 +22,10 @@ void mu_raw_fork_parent(struct mu_fork *fork);
 /* by_libc: libc has made its own locks new. */
 void mu_raw_fork_child(struct mu_fork *fork, bool by_libc);
 
+/* Every lock, each if it can be had within a second, as for a fork. False: not all of them. */
+bool mu_locks_seize(struct mu_fork *fork);
+void mu_locks_let_go(const struct mu_fork *fork);
+
 /* On the slow way: notices that this process is a child that none of the above has seen, and makes it whole. */
 void mu_check_forked(void);
 

@@ -4,6 +4,7 @@
     (gdb) source mesh_uffd_gdb.py
     (gdb) mesh-uffd heap              figures, and a line for each size class
     (gdb) mesh-uffd spans [SIZE]      a line for each span (of the class of that size)
+    (gdb) mesh-uffd validate          checks every invariant of a live process's heap; runs code in it
     (gdb) mesh-uffd pointer EXPR      what is known of an address: object, slot, span, state, who shares its page
 
 A core file leaves out pages that a mesh file still holds, unless bit 2 of /proc/PID/coredump_filter is set (0x37). What
@@ -237,7 +238,18 @@ class ShowPointer(gdb.Command):
             print(f"  and {len(shared) - 16} more")
 
 
+class Validate(gdb.Command):
+    """mesh-uffd validate: check every invariant of the heap, by a call in the process. Aborts it on the first that fails."""
+
+    def __init__(self):
+        super().__init__("mesh-uffd validate", gdb.COMMAND_DATA)
+
+    def invoke(self, _arg, _from_tty):
+        print("the heap: " + gdb.parse_and_eval("((const char *(*)(void))mu_heap_validate_now)()").string())
+
+
 Prefix()
+Validate()
 ShowHeap()
 ShowSpans()
 ShowPointer()

@@ -393,7 +393,9 @@ static void model_purge(void) {
 static void check_extents(void) {
   size_t last_end = 0;
   int last_state = MU_NONE;
+  mu_lock_take(&mu_extent_lock);
   mu_arena_validate(false);
+  mu_lock_release(&mu_extent_lock);
   for (size_t page = MU_RUN_PAGES; page < model.top; page++) {
     const struct mu_extent *m = mu_extent_at(page);
     MUST(m->state == MU_NONE || model.kind[page] != HELD, "page %zu has state %d", SEED, page, m->state);
