@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Checks model/protocol.pml with spin: the model as it stands must hold, every deliberate bug and every unsafe reading
+# Checks model/protocol.pml and model/again.pml with spin: each as it stands must hold, every deliberate bug and every unsafe reading
 # must be found, and every state that makes the result mean something must be reachable. See README.md.
 #
 # usage: check.sh [--full]
@@ -18,12 +18,14 @@ work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
 
+source=protocol
+
 # build <name> <memory> <compiler flags> <spin flags>...: leaves $work/<name>/pan
 build() {
   dir=$work/$1 memory=$2 flags=$3
   shift 3
-  mkdir "$dir" && cd "$dir" && cp "$here/protocol.pml" . &&
-    spin -a "$@" protocol.pml >spin.log 2>&1 &&
+  mkdir "$dir" && cd "$dir" && cp "$here/$source.pml" . &&
+    spin -a "$@" "$source.pml" >spin.log 2>&1 &&
     "$CC" -w $flags -DCOLLAPSE -DMEMLIM="$memory" -o pan pan.c >cc.log 2>&1
 }
 
@@ -90,6 +92,23 @@ lane_a() {
   fails REACH_6 assertion "the parent packs beside a living child's objects" -DSMALL
   fails REACH_7 assertion "a meshed run is emptied and taken again" -DSMALL
   fails REACH_8 assertion "a store in a meshed unit makes its private copy" -DSMALL
+
+  source=again
+  holds again "a meshed unit is packed again; two passes" 500 "-O2 -DSAFETY" ""
+  holds again-sandbox "the same, and nobody is left waiting by a sandbox at any moment" 500 "-O2 -DSAFETY" "" -DSANDBOX
+  holds moved-sandbox "nor where memory is moved, and every page is at home first" 500 "-O2 -DSAFETY" "" -DMOVED -DSANDBOX
+  fails AGAIN_1 assertion "the mesher claims without compare-and-swap" -DMOVED -DSANDBOX
+  fails AGAIN_2 assertion "userfaultfd is closed before every page is at home" -DMOVED -DSANDBOX
+  fails AGAIN_3 assertion "waking is refused, and userfaultfd is not closed" -DMOVED -DSANDBOX
+  fails AGAIN_4 deadlock "the fault thread holds userfaultfd when it is closed" -DMOVED -DSANDBOX
+  fails AGAIN_5 assertion "the next pass begins while the fault thread is at an event" -DMOVED -DSANDBOX
+  fails AGAIN_6 assertion "nobody is woken once more when the barrier is open" -DMOVED -DSANDBOX
+  fails REACH_1-again assertion "a unit with a private copy is met again" -DSANDBOX
+  fails REACH_2-again assertion "waking a WAITED unit is refused" -DSANDBOX
+  fails REACH_3-again assertion "a page is carried home" -DMOVED -DSANDBOX
+  fails REACH_4-again assertion "two wait when userfaultfd is closed, one of them unread" -DSANDBOX
+  fails REACH_5-again assertion "a unit is packed a second time"
+  source=protocol
 
   if [ "${1:-}" = --full ]; then
     holds full "safe, no waiter left; two passes, a fork, four slots" 5000 "-O2 -DSAFETY" ""
