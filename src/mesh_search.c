@@ -226,7 +226,7 @@ static uint32_t best_place(const struct plan *p, uint32_t unit, const uint32_t *
   uint32_t best = MU_UNIT_STAYS;
   uint64_t most = 0;
   for (uint32_t i = 0; i < n; i++) {
-    uint64_t value = value_of(p, unit, places[i]);
+    uint64_t value = has_room(p, unit, places[i]) ? value_of(p, unit, places[i]) : 0;
     if (value > most) most = value, best = places[i];
   }
   return best;

@@ -28,7 +28,8 @@ void mu_room_index_build(struct mu_room_index *x, const uint64_t *packed, const 
 void mu_room_index_take(struct mu_room_index *x, uint32_t packed, const uint64_t *bits);
 void mu_room_index_release(struct mu_room_index *x, uint32_t packed, const uint64_t *bits);
 /* Finds packed units that have room for `bits`, at most `most`, looking at `probes` or some more from chunk number
- * `start` on, round about. Returns how many. */
+ * `start` on, round about. Returns how many. Only the first 512
+ * live slots are looked at: of fuller units some of what is found may have no room after all. */
 uint32_t mu_room_index_find(const struct mu_room_index *x, const uint64_t *bits, uint32_t start, uint32_t probes,
                             uint32_t *found, uint32_t most);
 
