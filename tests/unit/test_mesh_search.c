@@ -289,21 +289,25 @@ static void check_empty(const struct fixture *f) {
   }
 }
 
-/* More live slots in a unit than the index looks at, all but the last few at places where nobody has any. */
+/* Units of more live slots than the index looks at, and packed units where only the last of these are in the way. */
 Test(mesh_search, very_full_units_join_only_what_has_room) {
-  enum { WORDS = 40, UNITS = 64 };
+  enum { WORDS = 40, UNITS = 8, TARGETS = 30, FULL_WORDS = 10, KINDS = 4 };
   for (uint64_t seed = 1; seed <= 20; seed++) {
     seed_random(seed);
-    struct fixture f = {.s = {.runs = UNITS, .units_per_run = 1, .words = WORDS, .unit_pages = 1, .probes = 64}};
+    struct fixture f = {.s = {.runs = UNITS, .units_per_run = 1, .words = WORDS, .unit_pages = 1, .targets = TARGETS}};
+    f.s.probes = TARGETS;
     f.units = UNITS;
     allocate_outputs(&f);
     fill_inputs(&f, 0, 0, 1);
-    fill_targets(&f, 0, 0);
     for (uint32_t unit = 0; unit < UNITS; unit++) {
-      if (unit == 0) memset(bits_of(&f, unit), 0xff, 10 * sizeof(uint64_t));
-      bits_of(&f, unit)[WORDS - 1] = UINT64_C(1) << random_below(20);
+      memset(bits_of(&f, unit), 0xff, FULL_WORDS * sizeof(uint64_t));
+      bits_of(&f, unit)[WORDS - 1] = UINT64_C(1) << random_below(KINDS);
     }
+    for (uint32_t i = 0; i < TARGETS; i++)
+      f.s.packed[(size_t)i * WORDS + WORDS - 1] = UINT64_C(1) << random_below(KINDS);
+    fill_targets(&f, 0, 0);
     mu_mesh_search(&f.s);
+    cr_assert_gt(f.s.pages_saved, 0);
     check_packed(&f);
     check_joins(&f);
     free_input(&f);
