@@ -58,9 +58,9 @@ static void set(const struct option *o, const char *text) {
 
 /* Read by the test programs themselves, or where it is decided whether there is a heap at all (src/aside.c). */
 static bool is_for_others(const char *name, size_t len) {
-  static const char *const names[] = {"MESH_UFFD_TEST_LONG", "MESH_UFFD_TEST_SEED",    "MESH_UFFD_TEST_ONLY",
-                                      "MESH_UFFD_TEST_SKIP", "MESH_UFFD_TEST_GENERIC", "MESH_UFFD_EXPECT_TIER",
-                                      "MESH_UFFD_DENY"};
+  static const char *const names[] = {"MESH_UFFD_TEST_LONG",   "MESH_UFFD_TEST_SEED",    "MESH_UFFD_TEST_ONLY",
+                                      "MESH_UFFD_TEST_SKIP",   "MESH_UFFD_TEST_GENERIC", "MESH_UFFD_TEST_SLOW",
+                                      "MESH_UFFD_EXPECT_TIER", "MESH_UFFD_DENY"};
   for (size_t i = 0; i < sizeof names / sizeof *names; i++)
     if (strlen(names[i]) == len && memcmp(names[i], name, len) == 0) return true;
   return false;

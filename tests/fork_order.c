@@ -52,7 +52,7 @@ static void *fork_once(void *unused) {
   pid_t pid = fork();
   CHECK(pid >= 0);
   if (pid == 0) {
-    alarm(30);
+    alarm(30 * test_slow());
     use_streams(NULL);
     in_another_thread(use_streams);
     _exit(0);

@@ -40,7 +40,7 @@ static void swing_much(void) {
 }
 
 static void use_heap(void) {
-  alarm(60);
+  alarm(60 * test_slow());
   swing_much();
   swing_much();
   _exit(0);

@@ -168,7 +168,7 @@ static void reap(pid_t pid, const char *what) {
 
 static void child(uint64_t stream, bool mutable_too, int depth) {
   signal(SIGALRM, SIG_DFL);
-  alarm(CHILD_SECONDS);
+  alarm(CHILD_SECONDS * test_slow());
   struct rng rng = rng_from(test_seed, stream);
   const char *who = depth ? "grandchild" : "child";
   if (rng_below(&rng, 2)) sleep_ns(rng_below(&rng, 5000000)); /* let the parent go on first */

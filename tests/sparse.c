@@ -211,7 +211,7 @@ static void probe(void) {
 
 int main(int argc, char **argv) {
   const char *variant = argc > 2 ? argv[2] : "";
-  unsigned long long ms = (unsigned long long)((argc > 1 ? strtod(argv[1], NULL) : 3) * 1000);
+  unsigned long long ms = (unsigned long long)((argc > 1 ? strtod(argv[1], NULL) : 3) * 1000) * test_slow();
   uint64_t seed = test_begin();
   struct rng rng = rng_from(seed, 0);
   test_watchdog(120);

@@ -423,7 +423,7 @@ static pid_t fork_somehow(unsigned how) {
 
 /* The child has the heap as it was: what belongs to this thread must be right, and can be gone on with. */
 __attribute__((noreturn)) static void live_as_child(struct worker *w, int depth) {
-  alarm(300);
+  alarm(300 * test_slow());
   w->doing = "a forked child";
   check_all(w);
   if (rng_below(&w->rng, 4) == 0) {

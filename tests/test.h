@@ -7,7 +7,8 @@
  *
  * Environment: MESH_UFFD_TEST_SEED (number), MESH_UFFD_TEST_LONG=1 (minutes instead of seconds),
  * MESH_UFFD_TEST_GENERIC=1 (engine tests run under another malloc too, without their engine checks),
- * MESH_UFFD_EXPECT_TIER=n (engine tests fail when the tier is another one).
+ * MESH_UFFD_TEST_SLOW=n (limits of time are n times as long), MESH_UFFD_EXPECT_TIER=n (engine tests fail when the tier
+ * is another one).
  */
 #ifndef MESH_UFFD_TEST_H
 #define MESH_UFFD_TEST_H
@@ -78,6 +79,13 @@ static inline void test_watchdog_handler(int signal_number) {
   _exit(1);
 }
 
+/* By how much a slow machine, as an emulated one, multiplies limits of time: MESH_UFFD_TEST_SLOW. */
+static inline unsigned test_slow(void) {
+  const char *text = getenv("MESH_UFFD_TEST_SLOW");
+  unsigned slow = text ? (unsigned)strtoul(text, NULL, 10) : 1;
+  return slow ? slow : 1;
+}
+
 /* Fails the process after so many seconds. Not inherited by fork: a child sets its own. */
 static inline void test_watchdog(unsigned seconds) {
   struct sigaction action;
@@ -85,7 +93,7 @@ static inline void test_watchdog(unsigned seconds) {
   action.sa_handler = test_watchdog_handler;
   sigemptyset(&action.sa_mask);
   CHECK(sigaction(SIGALRM, &action, NULL) == 0);
-  alarm(seconds);
+  alarm(seconds * test_slow());
 }
 
 /* ---- the optimiser ---- */

@@ -9,7 +9,8 @@
 set -eu
 compilers=(gcc)
 ! command -v clang >/dev/null || compilers+=(clang)
-sources=("$abs_top_srcdir"/src/*.c "$abs_top_srcdir"/uffd/*.c)
+# Without those that need what configure found.
+mapfile -t sources < <(grep -L -E 'MU_[A-Z_]*(SONAME|DIR)\b' "$abs_top_srcdir"/src/*.c "$abs_top_srcdir"/uffd/*.c)
 [ -z "$SUBSET" ] || sources=("$abs_top_srcdir"/src/{pass,arena}.c)
 for cc in "${compilers[@]}"; do
   for source in "${sources[@]}"; do
