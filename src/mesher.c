@@ -501,7 +501,10 @@ static void start(void) {
     atomic_store_explicit(&m.state, NOT_STARTED, memory_order_release);
     return;
   }
-  if (mu_thread_create(&m.thread, run) == 0) {
+  bool left_out = mu_profile_leave_out(true); /* libc allocates for it */
+  int err = mu_thread_create(&m.thread, run);
+  mu_profile_leave_out(left_out);
+  if (err == 0) {
     atomic_store_explicit(&m.state, RUNNING, memory_order_release);
     return;
   }

@@ -153,11 +153,19 @@ static MU_NOINLINE void take_sample(void *p, size_t size) {
   mu_lock_release(&mu_profile_lock);
 }
 
-/* A thread that has ended and still allocates is not sampled: it has nothing to count in. `profiling` keeps what the
- * sampler or a handler that interrupts it allocates out. */
+bool mu_profile_leave_out(bool on) {
+  bool before = mu_own_heap->profiling;
+  if (mu_has_heap()) mu_own_heap->profiling = on;
+  return before;
+}
+
+/* A thread that has ended and still allocates is not sampled: it has nothing to count in; one that has made nothing but
+ * large objects gets a heap for that. `profiling` keeps out what the sampler allocates, or a handler that interrupts
+ * it. */
 void mu_profile_alloc(void *p, size_t size) {
+  if (!p || !mu_thread_start()) return;
   struct mu_thread_local_heap *t = mu_own_heap;
-  if (!p || t->profiling || !mu_has_heap()) return;
+  if (t->profiling) return;
   if (MU_UNLIKELY(atomic_load_explicit(&mu_profile_asked, memory_order_relaxed)) && !mu_mesher_is_running()) {
     t->profiling = true;
     mu_profile_answer();
@@ -228,10 +236,9 @@ void mu_profile_copy_done(struct mu_profile_copy *copy) {
 
 int mu_profile_write(const char *path) {
   if (!mu_profile_on) return ENOTSUP;
-  bool *profiling = mu_has_heap() ? &mu_own_heap->profiling : NULL, before = profiling && *profiling;
-  if (profiling) *profiling = true;
+  bool before = mu_profile_leave_out(true);
   int err = mu_profile_encode(path, mu_options.profile, profile.since_ns);
-  if (profiling) *profiling = before;
+  mu_profile_leave_out(before);
   return err;
 }
 

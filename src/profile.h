@@ -34,6 +34,9 @@ void mu_profile_free(void *p);
 struct mu_profile_sample mu_profile_take(void *p);
 void mu_profile_put_back(const struct mu_profile_sample *sample);
 
+/* What this thread allocates from now on is the library's own business, or not; returns what was before. */
+bool mu_profile_leave_out(bool on);
+
 /* Writes the profile to a file: 0, or an errno. mu_profile_write_as makes the name from the option's. */
 int mu_profile_write(const char *path);
 void mu_profile_write_at_exit(void);

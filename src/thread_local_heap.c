@@ -195,8 +195,8 @@ static void thread_ended(void *heap) {
   mu_note_activity();
 }
 
-/* False when the thread must do without a heap of its own. */
-static bool thread_started(void) {
+bool mu_thread_start(void) {
+  if (mu_has_heap()) return true;
   if (mu_own_heap == &ended_heap || !heap_ready()) return false;
   struct mu_thread_local_heap *t = take_heap();
   if (!t) return false;
@@ -224,7 +224,7 @@ static void *claim_one(unsigned c) {
 
 void *mu_malloc_refill(unsigned c) {
   mu_check_forked();
-  if (MU_UNLIKELY(!mu_has_heap()) && !thread_started()) return claim_one(c);
+  if (MU_UNLIKELY(!mu_has_heap()) && !mu_thread_start()) return claim_one(c);
   struct mu_shuffle_vector *v = &mu_own_heap->vectors[c];
   if (MU_UNLIKELY(v->end == v->bottom)) return claim_one(c);
   void *p = mu_vector_pop(v); /* a thread's start may have allocated, and filled it */
@@ -242,7 +242,7 @@ void *mu_malloc_refill(unsigned c) {
 
 void mu_free_overflow(void *p, unsigned c) {
   mu_check_forked();
-  if (mu_own_heap == &empty_heap) thread_started();
+  if (mu_own_heap == &empty_heap) mu_thread_start();
   struct mu_thread_local_heap *t = mu_own_heap;
   struct mu_shuffle_vector *v = &t->vectors[c];
   if (mu_vector_push(v, p)) return;

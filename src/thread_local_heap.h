@@ -40,6 +40,8 @@ void mu_threads_init(void);
 
 /* Whether the calling thread has a heap of its own: not before its first call, nor once it has ended. */
 bool mu_has_heap(void);
+/* Gives it one, if it has none. False when it must do without. */
+bool mu_thread_start(void);
 
 /* Makes the heap on the first call of all. False when not even a minimal reservation can be had, or when this program
  * is left alone (aside.h). */

@@ -104,7 +104,7 @@ class Profile:
     def name(self, address, functions):
         if not self.main[2] <= address < self.main[3]:
             return None
-        before = [(start, n) for n, start in functions.items() if start <= address < start + (4000 if n == "main" else 400)]
+        before = [(start, n) for n, start in functions.items() if start <= address < start + (4000 if n in ("main", "run_sites") else 400)]
         return max(before)[1] if before else None
 
 
@@ -153,7 +153,7 @@ def check(interval, output, path):
     for stack, _ in profile.samples:
         if any(profile.name(a, functions) in truth for a in stack):
             must(len(stack) >= 3, "a stack of fewer than three frames")
-            must(any(profile.name(a, functions) in ("allocate_all", "main") for a in stack), "a stack without its start")
+            must(any(profile.name(a, functions) in ("allocate_all", "main", "run_sites") for a in stack), "a stack without its start")
 
 
 def check_held(interval, output, directory):

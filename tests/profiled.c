@@ -298,6 +298,18 @@ int main(int argc, char **argv) {
   FUNCTION(grown);
   FUNCTION(allocate_all);
   FUNCTION(deep_inside);
+  FUNCTION(run_sites);
+  FUNCTION(run_realloc);
+  FUNCTION(run_held);
+  FUNCTION(run_many);
+  FUNCTION(run_strange);
+  FUNCTION(run_handler);
+  FUNCTION(run_fork);
+  FUNCTION(run_wait);
+  FUNCTION(write_profile);
+  FUNCTION(handler);
+  FUNCTION(left);
+  FUNCTION(right);
   FUNCTION(main);
   const char *what = argv[1], *directory = argv[2];
   if (strcmp(what, "sites") == 0) run_sites(seed, 1);
