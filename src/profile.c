@@ -159,33 +159,47 @@ bool mu_profile_leave_out(bool on) {
   return before;
 }
 
-/* A thread that has ended and still allocates is not sampled: it has nothing to count in; one that has made nothing but
- * large objects gets a heap for that. `profiling` keeps out what the sampler allocates, or a handler that interrupts
- * it. */
-void mu_profile_alloc(void *p, size_t size) {
+/* The next sample is due, or has not been chosen yet. A thread that has made nothing but large objects gets a heap to
+ * count in; one that has ended and still allocates is not sampled. */
+static MU_NOINLINE void sample_due(void *p, int64_t size) {
   if (!p || !mu_thread_start()) return;
   struct mu_thread_local_heap *t = mu_own_heap;
-  if (t->profiling) return;
-  if (MU_UNLIKELY(atomic_load_explicit(&mu_profile_asked, memory_order_relaxed)) && !mu_mesher_is_running()) {
-    t->profiling = true;
-    mu_profile_answer();
-    t->profiling = false;
-  }
   if (!t->until_sample) t->until_sample = mu_next_sample(&t->rng, mu_options.profile);
-  if (t->until_sample > (int64_t)mu_max(size, 1)) {
-    t->until_sample -= (int64_t)mu_max(size, 1);
-    return;
-  }
+  t->until_sample -= size;
+  if (t->until_sample > 0) return;
   t->until_sample = mu_next_sample(&t->rng, mu_options.profile);
   t->profiling = true;
-  take_sample(p, mu_max(size, 1));
+  take_sample(p, (size_t)size);
   t->profiling = false;
+}
+
+static MU_NOINLINE void answer_here(void) {
+  if (mu_mesher_is_running()) return;
+  bool before = mu_profile_leave_out(true);
+  mu_profile_answer();
+  mu_profile_leave_out(before);
+}
+
+/* `profiling` keeps out what the sampler allocates, or a handler that interrupts it. */
+void mu_profile_alloc(void *p, size_t bytes) {
+  struct mu_thread_local_heap *t = mu_own_heap;
+  int64_t size = (int64_t)mu_max(bytes, 1);
+  if (MU_UNLIKELY(t->profiling)) return;
+  if (MU_UNLIKELY(atomic_load_explicit(&mu_profile_asked, memory_order_relaxed))) answer_here();
+  if (MU_LIKELY(t->until_sample > size))
+    t->until_sample -= size;
+  else
+    sample_due(p, size);
+}
+
+/* relaxed: see struct tables */
+static inline bool maybe_sampled(const void *p) {
+  return atomic_load_explicit(counter_of((uintptr_t)p), memory_order_relaxed);
 }
 
 struct mu_profile_sample mu_profile_take(void *p) {
   struct mu_profile_sample sample = {.object = 0};
-  /* relaxed: see struct tables */
-  if (MU_LIKELY(!atomic_load_explicit(counter_of((uintptr_t)p), memory_order_relaxed))) return sample;
+  if (MU_LIKELY(!maybe_sampled(p))) return sample;
   mu_lock_take(&mu_profile_lock);
   struct mu_profile_sample *slot = slot_of((uintptr_t)p);
   if (slot->object) {
@@ -197,7 +211,7 @@ struct mu_profile_sample mu_profile_take(void *p) {
 }
 
 void mu_profile_free(void *p) {
-  mu_profile_take(p);
+  if (MU_UNLIKELY(maybe_sampled(p))) mu_profile_take(p);
 }
 
 void mu_profile_put_back(const struct mu_profile_sample *sample) {
