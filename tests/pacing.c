@@ -211,7 +211,7 @@ static void decay(void) {
     kb = resident_kb();
     double x = (double)(now_ns() - began) / (DECAY_MS * 1e6), gone = (double)(full - kb) / (double)(full - least);
     if (x < 0.2 && gone > at[0]) at[0] = gone;
-    if (x >= 0.5 && !at[1]) at[1] = gone;
+    if (x >= 0.5 && at[1] <= 0) at[1] = gone;
     if (x < 1.15 && gone > at[2]) at[2] = gone;
     if (kb <= least && !late) late = now_ns() - began;
   }

@@ -126,7 +126,7 @@ Test(pack, pages_that_nothing_was_written_to_go_back) {
   }
   cr_assert_eq(pack->file.window[64 << mu_arena.page_shift], 7);
   cr_assert_eq(blocks(other), 0);
-  cr_assert_eq(mu_file_bytes(), 5 << mu_arena.page_shift);
+  cr_assert_eq(mu_file_bytes(), 5UL << mu_arena.page_shift);
   cr_assert(mu_pack_prepare(pack, 60, 0xffff), "and are made again");
   cr_assert_eq(blocks(pack), 16);
   mu_reclaim_idle();
