@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Runs the commands of README.md and doc/guide.md, as they stand there, against the built tree: what is in a block that
 # begins with ```sh. "sh if PROGRAM": where that is installed; "sh not run: WHY": not, and then it must be in the list
-# below. One shell runs all blocks of a file, one after the other. Links to files are checked, too.
+# below. One shell runs all blocks of a file, one after the other. Links to files and the pictures are checked, too.
 set -u
 : "${LIB:?}" "${abs_top_srcdir:?}" "${abs_top_builddir:?}"
 for tool in cc python3 pkg-config; do
@@ -75,7 +75,7 @@ for picture in run.svg heap.svg; do
   python3 -c 'import sys, xml.dom.minidom; xml.dom.minidom.parse(sys.argv[1])' $picture || fail "$picture is no picture"
 done
 
-# Links within the repository.
+# Links within the repository, and pictures as they are drawn.
 cd "$abs_top_srcdir" || exit 99
 for file in README.md doc/*.md; do
   for link in $(grep -oE '\]\([^)#]+' "$file" | cut -c 3- | grep -v '^https:'); do
@@ -86,6 +86,7 @@ for link in $(grep -oE '\]\((\.\./README\.md)?#[^)]+' doc/guide.md | sed 's/.*#/
   cat README.md doc/guide.md | sed -n 's/^#* //p' | tr 'A-Z ' 'a-z-' | tr -d ',' | grep -qx -e "$link" ||
     fail "doc/guide.md: there is no heading $link"
 done
+doc/draw --check || failed=1
 
 [ $failed = 0 ] || exit 1
 echo passed
