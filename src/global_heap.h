@@ -168,7 +168,7 @@ void mu_class_lost(unsigned size_class);
 
 /* Called, without locks, when the heap has grown by a run (for tests, by MESH_UFFD_TEST_EAGER: at each claim): the
  * mesher may start. Set once. */
-extern void (*mu_on_growth)(void);
+extern void (*mu_on_growth)(size_t pages);
 /* Set while the mesher sleeps until something changes; then mu_on_activity is called, without locks. */
 extern _Atomic uint32_t mu_mesher_listens;
 extern void (*mu_on_activity)(void);
@@ -178,7 +178,7 @@ static inline void mu_note_activity(void) {
 /* May allocate, and come here again. */
 static inline void mu_after_claim(bool grown) {
   mu_note_activity();
-  if (MU_UNLIKELY(grown | mu_options.eager) && mu_on_growth) mu_on_growth();
+  if (MU_UNLIKELY(grown | mu_options.eager) && mu_on_growth) mu_on_growth(grown ? MU_RUN_PAGES : 0);
 }
 
 #endif

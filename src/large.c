@@ -38,7 +38,7 @@ void *mu_large_alloc(size_t size, size_t align, bool *zeroed) {
   if (!page) return NULL;
   note(mu_extent_at(page), MU_LARGE, pages, false);
   count(pages, true);
-  if (mu_on_growth) mu_on_growth();
+  if (mu_on_growth) mu_on_growth(pages);
   return mu_page_address(page);
 }
 

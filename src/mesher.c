@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "src/mesher.h"
 #include "src/global_heap.h"
+#include "src/headroom.h"
 #include "src/log.h"
 #include "src/options.h"
 #include "src/pacing.h"
 #include "src/pack.h"
 #include "src/pass.h"
+#include "src/pressure.h"
 #include "src/profile.h"
 #include "src/reclaim.h"
 #include "src/stats_page.h"
@@ -31,8 +33,9 @@ enum {
   START_BYTES = 8 << 20, /* smaller heaps are left alone: a thread costs more than they hold back */
   COMPACT_ROUNDS = 3,
   CALM_TICKS = 5,
-  PATIENCE_TICKS = 50,     /* a class that is being emptied is waited for, but not for ever */
-  DECAY_LOOKS = 64,        /* at a program at rest, within the decay time */
+  PATIENCE_TICKS = 50, /* a class that is being emptied is waited for, but not for ever */
+  DECAY_LOOKS = 64,    /* at a program at rest, within the decay time */
+  LONG_LIFE_S = 60,
   FORKED_MAPPING_NS = 600, /* what a fork copies for each mapping that we made */
   RING_OP_NS = 10000,      /* a worker's time for an operation, on average over a minute's work */
 };
@@ -40,7 +43,7 @@ enum {
 struct mu_mesher_counters mu_mesher_counters;
 
 enum { NOT_STARTED, STARTING, RUNNING, STOPPING };
-enum { WANT_COMPACT = 1, WANT_TURN = 2, WANT_ENGINE = 4, WANT_PURGE = 8, WANT_STOP = 16 };
+enum { WANT_COMPACT = 1, WANT_TURN = 2, WANT_ENGINE = 4, WANT_PURGE = 8, WANT_STOP = 16, WANT_ROOM = 32 };
 
 static struct {
   _Atomic uint32_t state;
@@ -55,6 +58,7 @@ static struct {
   pthread_t thread;
   int pid;           /* of the process that this is about */
   uint32_t attempts; /* that failed */
+  uint64_t began;    /* ns */
   uint64_t ticked;   /* ns: when the tick that it is now began */
   uint64_t ops_seen;
   uint32_t unchanged; /* ticks */
@@ -62,6 +66,11 @@ static struct {
   bool deferred;   /* a class was left alone for the moment */
   uint32_t cached; /* slots in transfer caches */
   struct mu_pacing pacing;
+  _Atomic uint32_t pressed;       /* the kernel has said that memory is short */
+  _Atomic uint32_t limited;       /* a control group has a limit: who grows the heap counts */
+  _Atomic int64_t may_grow;       /* by so many bytes before somebody has to ask */
+  uint64_t relieved, relief_rest; /* ns: when memory was short last; for how long it is not tried again */
+  uint64_t until;                 /* ns: when somebody who waits has waited long enough; 0: nobody does */
 } m;
 
 /* Where the mesher must not be; kept by children. */
@@ -156,7 +165,7 @@ static void beat(void) {
 static bool may_go_on(void) {
   beat();
   mu_stats_page_write_if_due();
-  if (mu_pass_paused() || is_to_stop()) return false;
+  if (mu_pass_paused() || is_to_stop() || (m.until && mu_now_ns() > m.until)) return false;
   if (mu_engine_tier() <= MU_TIER_FULL_WP) return true;
   if (turn.held && (turn.unlimited || mu_now_ns() - turn.since < TURN_NS)) return true;
   end_turn();
@@ -242,6 +251,58 @@ static size_t compact_fully(void) {
   return (pages + mu_reclaim_all()) << mu_arena.page_shift;
 }
 
+/* ---- when memory is short ------------------------------------------------------------------------------------------
+ */
+
+enum {
+  NEAR = 8,              /* less room than an eighth of the limit is short */
+  STEP = 64,             /* a 64th of it may be taken without asking, however short it is */
+  HARD_MIN_PAGES = 8,    /* less is not worth even that */
+  RELIEF_NS = 500000000, /* of somebody's time, who waits for it */
+};
+static const uint64_t FIRST_REST_NS = 1000000000, MOST_REST_NS = 64000000000;
+
+/* Everything that can be had, whatever was put off: a minute's worth of processor time more than there is. */
+static size_t relieve(void) {
+  struct mu_pass_policy hard = {.min_pages = HARD_MIN_PAGES,
+                                .ignore_backoff = true,
+                                .deadline_ns = mu_thread_cpu_ns() + mu_pacing_with_credit(&m.pacing),
+                                .may_go_on = may_go_on};
+  mu_reclaim_cached(true);
+  size_t pages = mu_reclaim_all();
+  pages += mesh(&hard);
+  return pages + mu_reclaim_all();
+}
+
+/* Somebody who grows the heap asks when half of what is left is used up. */
+static bool is_short(void) {
+  struct mu_headroom h;
+  bool limited = mu_headroom_measure(&h);
+  if (limited) atomic_store_explicit(&m.may_grow, (int64_t)mu_max(h.room / 2, h.limit / STEP), memory_order_relaxed);
+  atomic_store_explicit(&m.limited, limited, memory_order_relaxed);
+  return limited && h.room < h.limit / NEAR;
+}
+
+/* What did not help is tried again later and later. */
+static void relieve_if_pressed(void) {
+  uint64_t now = mu_now_ns();
+  bool pressed = atomic_exchange_explicit(&m.pressed, 0, memory_order_relaxed);
+  pressed |= mu_pressure_felt(now);
+  pressed |= is_short();
+  if (!pressed || now - m.relieved < m.relief_rest) return;
+  bool helped = relieve() >= MIN_PAGES_A_PLAN;
+  m.relief_rest = helped ? FIRST_REST_NS : mu_min(mu_max(m.relief_rest * 2, FIRST_REST_NS), MOST_REST_NS);
+  m.relieved = mu_now_ns();
+}
+
+static void make_room(void) {
+  if (!is_short()) return;
+  m.until = mu_now_ns() + RELIEF_NS;
+  relieve();
+  m.until = 0;
+  is_short();
+}
+
 /* ---- the thread ----------------------------------------------------------------------------------------------------
  */
 
@@ -304,6 +365,12 @@ static void answer_requests(void) {
     turn.held = turn.unlimited = false;
     let_go();
   }
+  if (wanted & WANT_ROOM) {
+    if (mu_engine_tier() > MU_TIER_FULL_WP) hold_turn(asked, true);
+    make_room();
+    turn.held = turn.unlimited = false;
+    let_go();
+  }
   answer(asked);
 }
 
@@ -353,6 +420,7 @@ static void tick(uint32_t ticks) {
   watch_classes(ticks);
   m.cached = mu_reclaim_cached(false);
   mu_reclaim_old();
+  relieve_if_pressed();
   size_t least = (size_t)(mu_options.eager ? 1 : MIN_PAGES_A_PLAN) << mu_arena.page_shift;
   if (mu_pacing_try(&m.pacing, now, might_give_back(), least, active))
     mu_pacing_tried(&m.pacing, now, mesh_as_it_pays(), is_at_rest());
@@ -371,8 +439,27 @@ static int64_t nap(void) {
   return ns == UINT64_MAX ? -1 : (int64_t)ns;
 }
 
+static void ring_bell(void) {
+  atomic_fetch_add_explicit(&m.bell, 1, memory_order_release);
+  mu_futex_wake(&m.bell, 1);
+}
+
+/* By the fault thread. */
+static void pressed(void) {
+  atomic_store_explicit(&m.pressed, 1, memory_order_relaxed);
+  ring_bell();
+}
+
+/* Only where it may help more than it costs at the end: unused pages wait to go back, or the process lives long. */
+static void watch_pressure(void) {
+  bool full = mu_engine_tier() == MU_TIER_FULL || mu_engine_tier() == MU_TIER_FULL_WP;
+  if (full && (mu_reclaim_waits() || mu_now_ns() - m.began > (uint64_t)LONG_LIFE_S * 1000000000))
+    mu_pressure_watch(pressed);
+}
+
 /* For longer than a tick: until then nothing is held that is only worth having while there is work. */
 static void sleep_until_rung(uint32_t bell, int64_t ns) {
+  watch_pressure();
   mu_pass_lock();
   mu_packs_seal_all(); /* an open one keeps its memory when nobody maps it any more */
   mu_pass_unlock();
@@ -387,7 +474,8 @@ static void *run(void *unused) {
   (void)unused;
   mu_thread_settle("mesh-uffd");
   mu_engine_own_descriptors();
-  m.ticked = mu_now_ns() - tick_ns();
+  m.began = mu_now_ns();
+  m.ticked = m.began - tick_ns();
   mu_pacing_begin(&m.pacing, mu_options.cpu_percent, mu_now_ns(), mu_thread_cpu_ns());
   for (;;) {
     uint32_t bell = atomic_load_explicit(&m.bell, memory_order_acquire), ticks;
@@ -407,13 +495,10 @@ static void *run(void *unused) {
   mu_packs_seal_all();
   mu_engine_stop();
   mu_pass_unlock();
+  mu_pressure_forget();
+  mu_headroom_forget();
   mu_stats_page_left_alone();
   return NULL;
-}
-
-static void ring_bell(void) {
-  atomic_fetch_add_explicit(&m.bell, 1, memory_order_release);
-  mu_futex_wake(&m.bell, 1);
 }
 
 static bool is_running(void) {
@@ -512,7 +597,12 @@ static void start(void) {
   atomic_store_explicit(&m.state, NOT_STARTED, memory_order_release);
 }
 
-static void grown(void) {
+static void grown(size_t pages) {
+  int64_t bytes = (int64_t)(pages << mu_arena.page_shift);
+  if (MU_UNLIKELY(atomic_load_explicit(&m.limited, memory_order_relaxed)) &&
+      atomic_fetch_sub_explicit(&m.may_grow, bytes, memory_order_relaxed) < bytes && is_running() &&
+      !mu_thread_is_ours())
+    request(WANT_ROOM);
   if (MU_LIKELY(atomic_load_explicit(&m.state, memory_order_relaxed) != NOT_STARTED)) return;
   if (mu_options.eager || mu_arena_limit() << mu_arena.page_shift >= START_BYTES) start();
 }
@@ -522,7 +612,7 @@ void mu_mesher_init(void) {
   mu_on_activity = activity;
   mu_on_growth = grown;
   /* Not before the program allocates: who brings a malloc of its own, and counts its threads, gets none of ours. */
-  if (!mu_options.eager) grown();
+  if (!mu_options.eager) grown(0);
   if (mu_options.profile && mu_options.profile_signal) start(); /* writes the profile of a program that sleeps */
   if (!mu_options.drop_caps) return;
   start();
@@ -625,6 +715,8 @@ void mu_mesher_forget(void) {
   memset(&m, 0, sizeof m);
   memset(&turn, 0, sizeof turn);
   mu_reclaim_renew();
+  mu_pressure_forget();
+  mu_headroom_forget();
   atomic_store_explicit(&keeps_out, 0, memory_order_relaxed);
   m.pid = mu_pid();
   atomic_store_explicit(&mu_mesher_listens, 0, memory_order_relaxed);

@@ -30,6 +30,10 @@ void mu_pacing_charge(struct mu_pacing *p, uint64_t ns) {
   if (p->budget_ns < -most(p)) p->budget_ns = -most(p);
 }
 
+uint64_t mu_pacing_with_credit(const struct mu_pacing *p) {
+  return (uint64_t)(p->budget_ns + most(p)) + 1;
+}
+
 uint64_t mu_pacing_until_spend(const struct mu_pacing *p) {
   return p->budget_ns > 0 ? 0 : ((uint64_t)-p->budget_ns / p->percent + 1) * 100;
 }

@@ -33,6 +33,8 @@ void mu_pacing_charge(struct mu_pacing *p, uint64_t ns);
 static inline bool mu_pacing_may_spend(const struct mu_pacing *p) {
   return p->budget_ns > 0;
 }
+/* Where it matters more than its cost: what may be spent now, and a minute's worth on credit. */
+uint64_t mu_pacing_with_credit(const struct mu_pacing *p);
 /* When something may be spent again: ns from now, 0 if already. */
 uint64_t mu_pacing_until_spend(const struct mu_pacing *p);
 

@@ -35,6 +35,11 @@ bool mu_engine_is_broken(void);
 const char *mu_engine_why(void);
 /* Ends the fault thread and closes everything. No barrier is closed. */
 void mu_engine_stop(void);
+/*
+ * Has the fault thread wait for a descriptor too, at most two, and call `rung` whenever one has something urgent to
+ * tell (POLLPRI). Until the engine stops. False: there is no such thread, or no room.
+ */
+bool mu_engine_watch(int fd, void (*rung)(void));
 /* In a forked child: forgets everything, without closing: none of it exists here. */
 void mu_engine_forget(void);
 

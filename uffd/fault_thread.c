@@ -13,10 +13,16 @@
 #include <signal.h>
 #include <string.h>
 
+enum { WATCHED = 2 };
+
 static struct {
   pthread_t thread;
-  int stop; /* eventfd */
-} fault = {.stop = -1};
+  int bell; /* eventfd: something of what follows has changed */
+  _Atomic uint32_t stop;
+  _Atomic uint32_t watched; /* how many of these are valid */
+  struct pollfd watch[WATCHED];
+  void (*rung)(void);
+} fault = {.bell = -1};
 
 static bool wait_out_closing(void) {
   uint32_t phase;
@@ -76,14 +82,33 @@ static void handle(const struct uffd_msg *msg) {
     atomic_store_explicit(&mu_engine_counters.longest_fault_ns, took, memory_order_relaxed);
 }
 
+/* The first two are our own, the others are watched. One that has nothing to tell ever again is left out. */
+static void report(struct pollfd *fds, uint32_t n) {
+  for (uint32_t i = 2; i < n; i++) {
+    if (fds[i].revents & POLLPRI) fault.rung();
+    if (fds[i].revents & (POLLERR | POLLNVAL)) fds[i].fd = -1;
+  }
+}
+
+/* Returns how many there are now. */
+static uint32_t add_watched(struct pollfd *fds, uint32_t n) {
+  uint64_t rings;
+  mu_read(fault.bell, &rings, sizeof rings);
+  for (uint32_t all = 2 + atomic_load_explicit(&fault.watched, memory_order_acquire); n < all; n++)
+    fds[n] = fault.watch[n - 2];
+  return n;
+}
+
 /* For the next events; after some, not for ever: should userfaultfd be closed, waiters may wait for us to notice. */
-static bool wait_for_events(struct pollfd *fds, bool heard) {
+static bool wait_for_events(struct pollfd *fds, uint32_t *n, bool heard) {
   enum { HEARD_MS = 1000, TRIES = 100, PAUSE_NS = 1000000 };
   _Atomic uint32_t never = 0;
   for (int i = 0; i < TRIES; i++) {
-    long r = mu_poll(fds, 2, heard ? HEARD_MS : -1);
+    long r = mu_poll(fds, *n, heard ? HEARD_MS : -1);
     if (atomic_load_explicit(&mu_engine.closing, memory_order_seq_cst)) return false;
-    if (r >= 0) return !fds[1].revents;
+    if (r >= 0) report(fds, *n);
+    if (r >= 0 && fds[1].revents) *n = add_watched(fds, *n);
+    if (r >= 0) return !atomic_load_explicit(&fault.stop, memory_order_acquire);
     mu_futex_wait(&never, 0, PAUSE_NS);
   }
   /* A sandbox does not let us wait. Who waits now goes on when the mesher opens the barrier, the last one. */
@@ -97,35 +122,53 @@ static void *run(void *unused) {
   mu_thread_short_slice();
   mu_thread_urgent(true); /* whoever waits for it may be a real-time thread, or others may be */
   int uffd = mu_engine.uffd;
-  struct pollfd fds[2] = {{.fd = uffd, .events = POLLIN}, {.fd = fault.stop, .events = POLLIN}};
+  struct pollfd fds[2 + WATCHED] = {{.fd = uffd, .events = POLLIN}, {.fd = fault.bell, .events = POLLIN}};
   struct uffd_msg msgs[16];
-  for (bool heard = false; wait_for_events(fds, heard); heard = fds[0].revents) {
+  uint32_t watched = 2;
+  for (bool heard = false; wait_for_events(fds, &watched, heard); heard = fds[0].revents) {
     ssize_t n = fds[0].revents ? mu_read(uffd, msgs, sizeof msgs) : 0;
     for (ssize_t i = 0; i < n / (ssize_t)sizeof *msgs; i++) handle(&msgs[i]);
   }
   return NULL;
 }
 
+static void ring_bell(void) {
+  uint64_t one = 1;
+  mu_write(fault.bell, &one, sizeof one);
+}
+
 int mu_fault_thread_start(void) {
-  fault.stop = (int)mu_sys_call(MU_SYS_eventfd2, 0, 02000000 /* EFD_CLOEXEC */, 0, 0, 0, 0);
-  if (fault.stop < 0) return fault.stop;
+  atomic_store_explicit(&fault.stop, 0, memory_order_relaxed);
+  atomic_store_explicit(&fault.watched, 0, memory_order_relaxed);
+  fault.bell = (int)mu_sys_call(MU_SYS_eventfd2, 0, 02000000 /* EFD_CLOEXEC */, 0, 0, 0, 0);
+  if (fault.bell < 0) return fault.bell;
   int r = mu_thread_create(&fault.thread, run);
   if (r) {
-    mu_close(fault.stop);
-    fault.stop = -1;
+    mu_close(fault.bell);
+    fault.bell = -1;
   }
   return -r;
 }
 
 void mu_fault_thread_let_go(void) {
-  uint64_t one = 1;
-  mu_write(fault.stop, &one, sizeof one);
+  atomic_store_explicit(&fault.stop, 1, memory_order_release);
+  ring_bell();
 }
 
 void mu_fault_thread_stop(void) {
-  if (fault.stop < 0) return;
+  if (fault.bell < 0) return;
   mu_fault_thread_let_go();
   pthread_join(fault.thread, NULL);
-  mu_close(fault.stop);
-  fault.stop = -1;
+  mu_close(fault.bell);
+  fault.bell = -1;
+}
+
+bool mu_engine_watch(int fd, void (*rung)(void)) {
+  uint32_t n = atomic_load_explicit(&fault.watched, memory_order_relaxed);
+  if (mu_engine.uffd < 0 || n == WATCHED) return false;
+  fault.watch[n] = (struct pollfd){.fd = fd, .events = POLLPRI};
+  fault.rung = rung;
+  atomic_store_explicit(&fault.watched, n + 1, memory_order_release);
+  ring_bell();
+  return true;
 }

@@ -275,7 +275,8 @@ Test(global_heap, slots_come_in_random_order) {
 
 static uint32_t grown, active;
 
-static void count_growth(void) {
+static void count_growth(size_t pages) {
+  cr_assert_eq(pages, MU_RUN_PAGES);
   mu_class_lock(1); /* no lock is held */
   mu_class_unlock(1);
   grown++;
