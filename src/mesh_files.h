@@ -16,6 +16,7 @@ struct mu_file_record {
   uint8_t open;   /* it can still take objects */
   uint8_t victim; /* being emptied */
   uint8_t unit_pages;
+  uint8_t node;       /* of the machine that its memory comes from; mesher thread only */
   uint32_t once_live; /* slots that it took, or, once it was tried to empty it, those that were live then */
 };
 

@@ -32,6 +32,7 @@ static const struct option {
     {"MESH_UFFD_TEST_TIER", &mu_options.best_tier, 1, 4},
     {"MESH_UFFD_TEST_EAGER", &mu_options.eager, 0, 1},
     {"MESH_UFFD_TEST_PAGE_SIZE", &mu_options.test_page, 0, 65536},
+    {"MESH_UFFD_TEST_NODES", &mu_options.nodes, 0, 8},
     {"MESH_UFFD_TEST_VALIDATE", &mu_options.validate, 0, 1},
 };
 

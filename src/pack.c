@@ -2,6 +2,7 @@
 #include "src/pack.h"
 #include "src/arena.h"
 #include "src/mesh_files.h"
+#include "src/numa.h"
 #include "src/sys.h"
 #include <errno.h>
 #include <sys/mman.h>
@@ -90,6 +91,11 @@ struct mu_pack *mu_pack_create(unsigned size_class, unsigned unit_pages, unsigne
   pack->next = mu_packs;
   mu_packs = pack;
   return pack;
+}
+
+void mu_pack_set_node(struct mu_pack *pack, unsigned node) {
+  pack->node = mu_file_at(pack->number)->node = (uint8_t)node;
+  if (mu_numa_nodes() > 1) mu_numa_prefer(pack->file.window, pack->file.bytes, node);
 }
 
 static uint64_t missing_pages(const struct mu_pack *pack, size_t first, uint64_t mask) {

