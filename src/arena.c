@@ -73,7 +73,7 @@ static bool reserve(size_t bytes) {
   mu_arena.span_tables = tables_at;
   mu_arena.span_tables_bytes = span_table_bytes(pages);
   /* Huge pages would be resident because of us even when mostly empty. */
-  mu_madvise(mu_arena.base, bytes, MADV_NOHUGEPAGE);
+  mu_madvise(mu_arena.base, bytes + tables, MADV_NOHUGEPAGE);
   return true;
 }
 

@@ -22,7 +22,6 @@ struct mu_options {
   uint32_t best_tier;       /* MESH_UFFD_TEST_TIER: 1 full, 2 wp, 3 user, 4 none: nothing better is used; 1 */
   uint32_t eager;           /* MESH_UFFD_TEST_EAGER: 1 meshes any heap, all the time; 0 */
   uint32_t test_page;       /* MESH_UFFD_TEST_PAGE_SIZE: bytes, a power of two, if larger than the kernel's; 0 */
-  uint32_t validate;        /* MESH_UFFD_TEST_VALIDATE: 1 checks the whole heap after each pass; 0 */
   uint32_t nodes;    /* MESH_UFFD_TEST_NODES: so many nodes are made up, each run on the next; 0: the machine's */
   uint32_t validate; /* MESH_UFFD_TEST_VALIDATE: 1 checks the whole heap after each pass; 0 */
 };

@@ -6,6 +6,7 @@
 
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
@@ -94,6 +95,28 @@ Test(arena, dirty_memory_is_not_called_zeroed_until_it_is_dropped) {
   cr_assert_eq(get(8, 1), page);
   cr_assert(zeroed);
   for (size_t i = 0; i < 8; i++) cr_assert_eq(*word_of(page + i), 0);
+}
+
+/* The mapping that p is in has a flag, as /proc/self/smaps shows it. */
+static bool has_flag(const void *p, const char *flag) {
+  char line[512];
+  bool here = false, has = false;
+  FILE *f = fopen("/proc/self/smaps", "r");
+  while (f && fgets(line, sizeof line, f)) {
+    unsigned long from, to;
+    if (sscanf(line, "%lx-%lx ", &from, &to) == 2) here = (uintptr_t)p >= from && (uintptr_t)p < to;
+    if (here && strncmp(line, "VmFlags:", 8) == 0) has = strstr(line, flag) != NULL;
+  }
+  if (f) fclose(f);
+  return has;
+}
+
+Test(arena, no_huge_page_is_resident_because_of_us) {
+  size_t page = get(1, 1);
+  if (!has_flag(word_of(page), " rd ")) cr_skip_test("no flags of mappings here");
+  const void *of_ours[] = {word_of(page), mu_arena.page_map + page, mu_extent_at(page),
+                           &mu_arena.runs[page / MU_RUN_PAGES]};
+  for (size_t i = 0; i < sizeof of_ours / sizeof *of_ours; i++) cr_assert(has_flag(of_ours[i], " nh "), "%zu", i);
 }
 
 /* Six extents of four pages, all taken, and what follows them is too. */
