@@ -10,6 +10,7 @@
 #include "src/pressure.h"
 #include "src/profile.h"
 #include "src/reclaim.h"
+#include "src/sandbox.h"
 #include "src/stats_page.h"
 #include "src/sys.h"
 #include "src/thread.h"
@@ -573,6 +574,14 @@ static void activity(void) {
 
 enum { RETRY_EVERY = 64 }; /* calls to start, after one that failed */
 
+/* Asked once: a filter that is set later is seen when it is set. */
+static bool would_be_killed(void) {
+  static bool asked;
+  if (asked) return false;
+  asked = true;
+  return mu_sandbox_kills();
+}
+
 /* Not in a vfork child, which has our memory but is another process. */
 static void start(void) {
   uint32_t not_started = NOT_STARTED;
@@ -583,6 +592,11 @@ static void start(void) {
                                                memory_order_relaxed))
     return;
   if (atomic_load_explicit(&keeps_out, memory_order_seq_cst)) {
+    atomic_store_explicit(&m.state, NOT_STARTED, memory_order_release);
+    return;
+  }
+  if (would_be_killed()) {
+    mu_mesher_stay_away();
     atomic_store_explicit(&m.state, NOT_STARTED, memory_order_release);
     return;
   }

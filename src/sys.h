@@ -52,6 +52,9 @@ long mu_sys_raw(long number, long a, long b, long c, long d, long e, long f);
 
 long mu_sys_call(enum mu_sys call, long a, long b, long c, long d, long e, long f);
 
+/* Makes each of the calls once, with arguments that no call takes: each fails, and nothing happens. */
+void mu_sys_make_each(void);
+
 /* For calls that a library makes on our behalf: the errno that the hook wants this one to fail with, or 0. */
 int mu_sys_refused(enum mu_sys call);
 /* This process's number, asked of the kernel each time: a fork by any means is seen. */

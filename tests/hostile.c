@@ -459,7 +459,7 @@ static void run_seccomp(char **arguments) {
 }
 
 /* What an allocator may call in any program, and what this one's threads call besides: the end of the process. */
-static void forbid_engine(void) {
+static void forbid_engine(bool for_exec) {
   static const uint32_t forbidden[] = {
       SYS_userfaultfd, SYS_memfd_create, SYS_process_madvise,   SYS_io_uring_setup,     SYS_io_uring_enter,
       SYS_close_range, SYS_ioctl,        SYS_pread64,           SYS_fallocate,          SYS_ftruncate,
@@ -468,14 +468,22 @@ static void forbid_engine(void) {
   struct sock_filter program[CALLS + 3];
   size_t n = 0;
   program[n++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr));
-  for (size_t i = 0; i < CALLS; i++)
-    program[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, forbidden[i], (uint8_t)(CALLS - i), 0);
+  for (size_t i = 0; i < CALLS; i++) {
+    uint32_t call = for_exec && forbidden[i] == SYS_pread64 ? SYS_userfaultfd : forbidden[i]; /* the linker's too */
+    program[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, call, (uint8_t)(CALLS - i), 0);
+  }
   program[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
   program[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
   struct sock_fprog filter = {.len = (unsigned short)n, .filter = program};
   CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
   if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &filter) != 0)
     skip("no seccomp filter can be set for all threads");
+}
+
+/* killed CASE...: the same filter, inherited. */
+static void run_killed(char **arguments) {
+  forbid_engine(true);
+  run_again(arguments);
 }
 
 static unsigned rounds;
@@ -496,7 +504,7 @@ static void run_late_seccomp(char **arguments) {
 }
 
 static void forbid_once(void) {
-  if (++rounds == 300) forbid_engine();
+  if (++rounds == 300) forbid_engine(false);
 }
 
 /* A filter for all threads, set while passes go on. */
@@ -1032,6 +1040,7 @@ static const struct hostile_case {
     {"filter", run_filter},
     {"credentials", run_credentials},
     {"user-namespace", run_user_namespace},
+    {"killed", run_killed},
     {"late-seccomp", run_late_seccomp},
     {"many-threads", run_many_threads},
     {"realtime", run_realtime},

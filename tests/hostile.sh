@@ -209,6 +209,7 @@ for call in userfaultfd memfd_create process_madvise io_uring_setup close_range 
   start "seccomp-$call-ENOSYS" hostile seccomp $call 38 worker
 done
 for call in all userfaultfd process_madvise mremap membarrier; do start "late-seccomp-$call" hostile late-seccomp $call 1; done
+start seccomp-kills hostile killed worker
 for n in 1 38; do start "seccomp-all-$n" hostile seccomp all $n worker; done
 finish
 finish
