@@ -307,6 +307,22 @@ static void run_numbers(char **arguments) {
   check_closed(3, 64);
 }
 
+/* Across exec: none of ours is inherited. */
+static void run_exec(char **arguments) {
+  (void)arguments;
+  static char name[] = "hostile", argument[] = "nothing-open";
+  char *again[] = {name, argument, NULL};
+  close_by_range();
+  work(500, NULL);
+  execv("/proc/self/exe", again);
+  FAIL("exec");
+}
+
+static void run_nothing_open(char **arguments) {
+  (void)arguments;
+  check_closed(3, 1024);
+}
+
 /* ---- limits -------------------------------------------------------------------------------------------------------
  */
 
@@ -1040,6 +1056,8 @@ static const struct hostile_case {
     {"filter", run_filter},
     {"credentials", run_credentials},
     {"user-namespace", run_user_namespace},
+    {"exec", run_exec},
+    {"nothing-open", run_nothing_open},
     {"killed", run_killed},
     {"late-seccomp", run_late_seccomp},
     {"many-threads", run_many_threads},

@@ -111,6 +111,7 @@ start numbers hostile numbers
 start numbers-unmeshed MESH_UFFD_MESH=0 hostile numbers
 start close-range hostile close-range
 start close-loop hostile close-loop
+start exec hostile exec
 start mprotect hostile mprotect
 start dontfork hostile dontfork
 start dontneed hostile dontneed
