@@ -3,7 +3,8 @@
 #include "src/log.h"
 #include "src/sys.h"
 
-enum { SPINS = 100 }; /* holders keep a lock for well under a microsecond; no derivation beyond that */
+enum { SPINS = 100 };         /* holders keep a lock for well under a microsecond; no derivation beyond that */
+enum { LOOK_NS = 100000000 }; /* should the kernel have refused a wake */
 
 __thread MU_INITIAL_EXEC uint32_t mu_thread_number;
 
@@ -43,7 +44,7 @@ void mu_lock_slow(struct mu_lock *lock, uint32_t self) {
   if (mu_lock_is_mine(lock))
     mu_die("malloc or free in a signal handler that has interrupted them: it would wait for ever");
   /* Who has slept may not be the only one: it takes the lock as one that is waited for. */
-  while (!try_once(lock, self | MU_LOCK_WAITED)) sleep_on(lock, -1);
+  while (!try_once(lock, self | MU_LOCK_WAITED)) sleep_on(lock, LOOK_NS);
 }
 
 bool mu_lock_seize(struct mu_lock *lock, uint64_t end) {

@@ -144,7 +144,10 @@ int mu_poll(struct pollfd *fds, unsigned n, int ms) {
 }
 
 void mu_futex_wake(_Atomic uint32_t *word, int count) {
-  mu_sys_call(MU_SYS_futex, (long)word, FUTEX_WAKE_PRIVATE, count, 0, 0, 0);
+  enum { TRIES = 50 }; /* a wake that is lost may be the last */
+  long r = -1;
+  for (int i = 0; i < TRIES && r < 0; i++)
+    r = mu_sys_call(MU_SYS_futex, (long)word, FUTEX_WAKE_PRIVATE, count, 0, 0, 0);
 }
 
 static uint64_t clock_ns(clockid_t id) {

@@ -242,7 +242,7 @@ for call in $names; do
     *) always=0- ;;
   esac
   for error in $errors; do
-    for when in 0 1 2 5 10 3-40 $always; do
+    for when in 0 1 2 5 8 9 10 3-40 $always; do
       batch=99 start "fail-$call@$when:$error" "MESH_UFFD_TEST_FAIL=$call:$when:$error" hostile worker 40 8000
     done
     finish_together "fail-$call"
