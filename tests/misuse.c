@@ -74,25 +74,25 @@ static void misuse_realloc_freed(void) {
 /* Small objects are looked at when a thread gives them back, in batches: enough more of the same class have to follow.
  */
 static void misuse_unaligned(void) {
-  static void *objects[SMALLS];
-  for (size_t i = 0; i < SMALLS; i++) CHECK((objects[i] = malloc(SMALL)));
+  enum { MANY = 20000 }; /* more than a thread keeps */
+  static void *objects[MANY];
+  for (size_t i = 0; i < MANY; i++) CHECK((objects[i] = malloc(SMALL)));
   char *p = opaque((char *)objects[0] + 8);
   announce(p);
   free(p);
-  for (size_t i = 1; i <= 256; i++) free(objects[i]);
-  for (size_t i = 257; i < SMALLS && env_flag("MESH_UFFD_TEST_LONG"); i++) free(objects[i]);
+  for (size_t i = 1; i < MANY; i++) free(objects[i]);
 }
 
 /* Behind the last whole object of a span, where the next would begin. */
 static void misuse_tail(void) {
-  enum { SIZE = 48, PAGE = 4096 };
-  static void *objects[SMALLS];
-  for (size_t i = 0; i < SMALLS; i++) CHECK((objects[i] = malloc(SIZE)));
+  enum { SIZE = 48, PAGE = 4096, MANY = 20000 };
+  static void *objects[MANY];
+  for (size_t i = 0; i < MANY; i++) CHECK((objects[i] = malloc(SIZE)));
   uintptr_t span = (uintptr_t)objects[0] & ~(uintptr_t)(PAGE - 1);
   char *p = opaque((char *)objects[0] + (span + PAGE / SIZE * SIZE - (uintptr_t)objects[0]));
   announce(p);
   free(p);
-  for (size_t i = 0; i < SMALLS; i++) free(objects[i]);
+  for (size_t i = 0; i < MANY; i++) free(objects[i]);
 }
 
 /* ---- small objects, looked at at once with the checking option ----------------------------------------------------
