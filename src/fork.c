@@ -97,14 +97,25 @@ static int last_of_mine(void) {
 }
 
 enum { PATIENCE_MS = 1000 }; /* a lock is held for microseconds, that of passes for milliseconds */
-enum { GATE_MS = 10000 };    /* its holder waits for nothing, and while a pass holds it memory is missing */
+enum { HURRY_MS = 10 }; /* where others have interrupted holders too: these let go of nothing until they have forked */
+enum { GATE_MS = 10000 }; /* its holder waits for nothing, and while a pass holds it memory is missing */
 
 static uint64_t in_ms(unsigned ms) {
   return mu_now_ns() + (uint64_t)ms * 1000000;
 }
 
+/* Forks that have interrupted a holder, on their way. */
+static _Atomic uint32_t interrupting;
+
+static bool seize_once(int i, uint64_t end) {
+  return i == PASSES ? mu_pass_seize(end) : mu_lock_seize(lock_at(i), end);
+}
+
+/* Who has interrupted a holder waits a moment only while there are others like him. */
 static bool seize(struct mu_fork *f, int i, uint64_t end) {
-  bool taken = i == PASSES ? mu_pass_seize(end) : mu_lock_seize(lock_at(i), end);
+  bool taken = seize_once(i, f->interrupts ? mu_min(end, in_ms(HURRY_MS)) : end);
+  while (!taken && f->interrupts && mu_now_ns() < end && atomic_load_explicit(&interrupting, memory_order_relaxed) <= 1)
+    taken = seize_once(i, mu_min(end, in_ms(HURRY_MS)));
   if (taken) f->taken |= (uint64_t)1 << i;
   return taken;
 }
@@ -145,27 +156,37 @@ static bool inherit_locks(const struct mu_fork *f) {
   return whole;
 }
 
+static void begin(struct mu_fork *f) {
+  f->interrupts = last_of_mine() >= 0;
+  if (f->interrupts) atomic_fetch_add_explicit(&interrupting, 1, memory_order_relaxed);
+}
+
+static bool inherit(const struct mu_fork *f) {
+  count_fork();
+  atomic_store_explicit(&interrupting, 0, memory_order_relaxed);
+  bool whole = inherit_locks(f);
+  mu_mesher_forget();
+  mark_process();
+  return whole;
+}
+
 /* ---- libc's fork ---------------------------------------------------------------------------------------------------
  */
 
-/* Of the fork that this thread is at. */
-static __thread MU_INITIAL_EXEC struct {
-  struct mu_fork locks;
-  bool interrupted; /* it was called in a signal handler that has interrupted a holder of a lock */
-} libc_fork;
+/* Of the forks that this thread is at: a handler may fork where it has interrupted one. */
+enum { NESTED = 4 };
+static __thread MU_INITIAL_EXEC struct mu_fork libc_forks[NESTED];
+static __thread MU_INITIAL_EXEC uint32_t libc_depth;
 
 enum { TRY_MS = 5, PAUSE_NS = 1000000 };
 
-/* Forks that have interrupted a holder, on their way. */
-static _Atomic uint32_t interrupting;
-
-static bool seize_for_libc(void) {
-  if (libc_fork.interrupted) {
-    seize_all(&libc_fork.locks, in_ms(PATIENCE_MS));
+static bool seize_for_libc(struct mu_fork *f) {
+  if (f->interrupts) {
+    seize_all(f, in_ms(PATIENCE_MS));
     return true;
   }
-  if (seize_all(&libc_fork.locks, in_ms(TRY_MS))) return true;
-  let_go(&libc_fork.locks);
+  if (seize_all(f, in_ms(TRY_MS))) return true;
+  let_go(f);
   return false;
 }
 
@@ -174,33 +195,29 @@ static bool seize_for_libc(void) {
  * the same: so who has it does not wait long for ours, but lets such forks go first and begins anew.
  */
 static void prepare(void) {
-  libc_fork.interrupted = last_of_mine() >= 0;
-  if (libc_fork.interrupted) atomic_fetch_add_explicit(&interrupting, 1, memory_order_relaxed);
+  MU_CHECK(libc_depth < NESTED);
+  struct mu_fork *f = &libc_forks[libc_depth++];
+  begin(f);
   for (;;) {
     uint32_t others = atomic_load_explicit(&interrupting, memory_order_relaxed);
-    if (others && !libc_fork.interrupted) mu_futex_wait(&interrupting, others, PAUSE_NS);
+    if (others && !f->interrupts) mu_futex_wait(&interrupting, others, PAUSE_NS);
     if (_IO_list_lock) _IO_list_lock();
-    if (seize_for_libc()) return;
+    if (seize_for_libc(f)) return;
     if (_IO_list_unlock) _IO_list_unlock();
   }
 }
 
 static void parent(void) {
-  count_fork();
-  let_go(&libc_fork.locks);
-  if (libc_fork.interrupted) atomic_fetch_sub_explicit(&interrupting, 1, memory_order_relaxed);
+  mu_raw_fork_parent(&libc_forks[--libc_depth]);
   if (_IO_list_unlock) _IO_list_unlock();
 }
 
 static void child(void) {
+  struct mu_fork *f = &libc_forks[--libc_depth];
   if (_IO_list_resetlock) _IO_list_resetlock(); /* libc has done so only if there were several threads */
-  count_fork();
-  atomic_store_explicit(&interrupting, 0, memory_order_relaxed);
-  bool whole = inherit_locks(&libc_fork.locks);
-  mu_mesher_forget();
-  if (!libc_fork.interrupted) mu_registry_forget_others();
+  bool whole = inherit(f);
+  if (!f->interrupts) mu_registry_forget_others();
   if (!whole) mu_mesher_stay_away();
-  mark_process();
 }
 
 void mu_fork_init(void) {
@@ -225,22 +242,20 @@ void mu_locks_let_go(const struct mu_fork *f) {
 
 void mu_raw_fork_prepare(struct mu_fork *f) {
   f->others = mu_registry_has_others();
+  begin(f);
   seize_all(f, in_ms(PATIENCE_MS));
 }
 
 void mu_raw_fork_parent(struct mu_fork *f) {
   count_fork();
   let_go(f);
+  if (f->interrupts) atomic_fetch_sub_explicit(&interrupting, 1, memory_order_relaxed);
 }
 
 /* Vectors of other threads are left alone: who forks so may have interrupted anything. A mesher is a thread of libc's,
  * whose own locks nobody has made new here, unless libc did, or there is nobody who can have held them. */
 void mu_raw_fork_child(struct mu_fork *f, bool by_libc) {
-  count_fork();
-  bool whole = inherit_locks(f);
-  mu_mesher_forget();
-  if (!whole || (f->others && !by_libc)) mu_mesher_stay_away();
-  mark_process();
+  if (!inherit(f) || (f->others && !by_libc)) mu_mesher_stay_away();
 }
 
 void mu_check_forked(void) {

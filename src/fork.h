@@ -14,8 +14,9 @@
 void mu_fork_init(void);
 
 struct mu_fork {
-  uint64_t taken; /* locks that were taken for it, by number */
-  bool others;    /* other threads of the program's were there */
+  uint64_t taken;  /* locks that were taken for it, by number */
+  bool others;     /* other threads of the program's were there */
+  bool interrupts; /* it was called in a signal handler that has interrupted a holder of a lock */
 };
 void mu_raw_fork_prepare(struct mu_fork *fork);
 void mu_raw_fork_parent(struct mu_fork *fork);

@@ -31,7 +31,7 @@ void mu_heap_validate(bool quiet) {
 }
 
 const char *mu_heap_validate_now(void) {
-  struct mu_fork locks;
+  struct mu_fork locks = {.taken = 0};
   const char *result = "valid";
   for (unsigned c = 1; c < MU_CLASSES; c++)
     if (mu_class_heaps[c].lost)
