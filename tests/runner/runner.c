@@ -41,6 +41,7 @@ static struct runner_options options_of(const struct runner_test *test) {
   for (const struct runner_test *suite = tests; suite; suite = suite->next) {
     if (suite->name || strcmp(suite->suite, test->suite) != 0) continue;
     if (!o.init) o.init = suite->options.init;
+    if (!o.fini) o.fini = suite->options.fini;
     if (!o.timeout) o.timeout = suite->options.timeout;
     if (!o.signal) o.signal = suite->options.signal;
   }
@@ -52,6 +53,7 @@ static _Noreturn void be_test(const struct runner_test *test, const struct runne
   alarm(o->timeout ? o->timeout : PATIENCE_S);
   if (o->init) o->init();
   test->run();
+  if (o->fini) o->fini();
   fflush(NULL);
   _exit(0);
 }

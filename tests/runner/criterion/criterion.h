@@ -14,6 +14,7 @@
 struct runner_options {
   int reserved; /* what follows it may be empty */
   void (*init)(void);
+  void (*fini)(void);
   int signal;       /* that the test is to end by */
   unsigned timeout; /* seconds */
 };
