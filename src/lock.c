@@ -78,9 +78,12 @@ void mu_unlock_slow(struct mu_lock *lock) {
 static __thread MU_INITIAL_EXEC uint32_t held[160];
 static __thread MU_INITIAL_EXEC uint32_t held_count;
 
-void mu_lock_order_push(const struct mu_lock *lock) {
+void mu_lock_order_check(const struct mu_lock *lock) {
   MU_CHECK(held_count < 160);
   MU_CHECK(held_count == 0 || held[held_count - 1] < lock->rank);
+}
+
+void mu_lock_order_push(const struct mu_lock *lock) {
   held[held_count++] = lock->rank;
 }
 
