@@ -92,9 +92,19 @@ static bool by_sandbox(int r) {
   return r == -EPERM || r == -EACCES || r == -ENOSYS;
 }
 
+/* Which were moved: they are in scratch, and no longer in the run. Scratch alone does not tell: mlockall may fill it
+ * with zeros at any time. Nothing fills the run meanwhile, as that waits. False: nobody knows. */
+static bool have_moved(uint64_t *moved) {
+  uint64_t there, still, movable;
+  if (!arrived(mu_barrier.pages, &there) || mu_resident(in_run(0), mu_barrier.pages, &still, &movable) < 0)
+    return false;
+  *moved = there & ~still;
+  return true;
+}
+
 /* Moves a stretch of present pages out. Sets *have to the mask of those that arrived. False: nobody knows. */
 static bool move_out(unsigned page, unsigned n, uint64_t *have) {
-  uint64_t want = mask_of(page, n), present;
+  uint64_t want = mask_of(page, n), gone;
   *have = 0;
   for (int i = 0; i < MOVE_TRIES && (want & ~*have); i++) {
     uint64_t missing = want & ~*have;
@@ -106,8 +116,8 @@ static bool move_out(unsigned page, unsigned n, uint64_t *have) {
       continue;
     }
     if (by_sandbox(r)) return true; /* it was not carried out at all */
-    if (!arrived(mu_barrier.pages, &present)) return false;
-    *have = present & want;
+    if (!have_moved(&gone)) return false;
+    *have = gone & want;
     missing = want & ~*have;
     if (r != -EAGAIN && missing) {
       /* This page is refused: pinned, locked, shared, gone. Go on behind it. */

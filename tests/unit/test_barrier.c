@@ -3,6 +3,7 @@
 #include "src/rng.h"
 #include "src/sys.h"
 #include "uffd/engine.h"
+#include "uffd/internal.h"
 
 #include <criterion/criterion.h>
 #include <errno.h>
@@ -164,6 +165,45 @@ static void close_and_open(void) {
 }
 
 IN_ANY_TIER(an_opened_barrier_leaves_all_as_it_was, close_and_open)
+
+/* As mlockall does, at any time. */
+static _Atomic bool filled_enough;
+
+static void *fill_scratch(void *unused) {
+  while (!atomic_load(&filled_enough)) madvise(mu_engine.scratch, PAGES * page, MU_MADV_POPULATE_WRITE);
+  return unused;
+}
+
+static void scratch_is_filled(void) {
+  enum { ROUNDS = 300 };
+  pthread_t filler;
+  unsigned closed = 0;
+  if (tier != MU_TIER_FULL) return;
+  EXPECT(pthread_create(&filler, NULL, fill_scratch, NULL) == 0, "thread");
+  for (int i = 0; i < ROUNDS && !atomic_load(&is_wrong); i++) {
+    char *at = make_region(PAGES);
+    fill(at, some_pages);
+    if (close_all(at, 4)) {
+      closed++;
+      for (unsigned u = 0; u < PAGES / 4; u++) {
+        const char *contents = mu_barrier_claim(u) ? mu_barrier_contents(u) : NULL;
+        for (unsigned k = 0; contents && k < 4; k++)
+          if (mu_barrier_present() >> (u * 4 + k) & 1)
+            EXPECT(contents[k * page] == (char)(u * 4 + k + 1), "round %d, page %u of unit %u", i, k, u);
+      }
+      mu_barrier_open();
+    }
+    expect_filled(at, some_pages);
+    munmap(at, PAGES * page);
+  }
+  atomic_store(&filled_enough, true);
+  pthread_join(filler, NULL);
+  EXPECT(closed > 0, "nothing was closed");
+}
+
+Test(barrier, what_fills_scratch_is_not_taken_for_what_was_moved) {
+  with_moves(scratch_is_filled);
+}
 
 static void read_contents(void) {
   char *at = make_region(PAGES);
