@@ -372,7 +372,7 @@ static bool carry_back(unsigned page) {
 
 /* Pages whose contents are in scratch and nowhere else. False: the kernel does not tell, so it is what was noted. */
 static bool still_away(uint64_t *away) {
-  bool told = arrived(mu_barrier.pages, away);
+  bool told = have_moved(away);
   if (!told) *away = mu_barrier_present() & ~atomic_load_explicit(&mu_barrier.home, memory_order_relaxed);
   *away &= not_remapped();
   return told;
