@@ -104,11 +104,16 @@ static void read_run(struct reader *r, size_t page) {
   if (!run->size_class || run->size_class > r->t->page.classes || run->size_class > MESH_UFFD_STATS_CLASSES) return;
   const struct mesh_uffd_class_stats *c = &r->t->page.class_rows[run->size_class - 1];
   size_t meta = sizeof(struct mu_mini_heap) + (c->slots + 63) / 64 * sizeof(uint64_t);
-  if (!c->span_pages || c->span_pages > RUN || !c->slots || RUN / c->span_pages * meta > sizeof table) return;
-  if (!target_copy(r->t, table, (uintptr_t)run->spans, RUN / c->span_pages * meta)) return;
-  for (size_t i = 0; i < RUN / c->span_pages; i++) {
+  if (!c->span_pages || c->span_pages > RUN || !c->slots) return;
+  size_t spans = RUN / c->span_pages, index = run->thin ? (spans + 7) / 8 * 8 : 0,
+         entries = run->thin ? run->thin : spans;
+  if (index + entries * meta > sizeof table) return;
+  if (!target_copy(r->t, table, (uintptr_t)run->spans, index + entries * meta)) return;
+  for (size_t i = 0; i < spans; i++) {
     struct mu_mini_heap span;
-    memcpy(&span, table + i * meta, sizeof span);
+    size_t entry = index ? (uint8_t)table[i] : i + 1; /* 0: nothing is left of it */
+    if (!entry || entry > entries) continue;
+    memcpy(&span, table + index + (entry - 1) * meta, sizeof span);
     set_span(r, run, page + i * c->span_pages, c, &span);
   }
 }

@@ -14,7 +14,7 @@
 /* What is known of a run. Under the lock of its class, but for state and size_class, which are stable while any object
  * of it is live. */
 struct mu_run {
-  char *spans;    /* table of MiniHeaps */
+  char *spans;    /* table of MiniHeaps, or a thin one */
   uint8_t in_use; /* 1: a run of small objects */
   uint8_t size_class;
   uint8_t meshed;      /* 1: its spans are meshed (some may be open again) */
@@ -28,7 +28,8 @@ struct mu_run {
   uint32_t not_before; /* tick before which it is left alone */
   uint32_t mappings;   /* meshed: how many it uses */
   uint32_t forks;      /* mu_forks when its pages were last known to be this process's alone */
-  uint32_t reserved;
+  uint8_t thin;        /* 0, or the entries of the thin table that stands for the whole one (thin_table.h) */
+  uint8_t reserved[3];
   uint64_t fresh; /* a run that is one span: slots whose memory nobody has had since the kernel made it */
   uint64_t unused;
   /* Records of the extents that begin at its first page and end at its last, as most do. Under the extent lock. */
@@ -80,11 +81,30 @@ static inline void mu_extent_set_state(struct mu_extent *m, enum mu_state state)
 static inline size_t mu_table_bytes(unsigned c) {
   return (size_t)mu_classes[c].meta * mu_classes[c].spans_per_run;
 }
+/* Bytes before the entries of a thin table: for each span of the run the number of its entry, or 0. */
+static inline size_t mu_thin_index_bytes(const struct mu_size_class *k) {
+  return mu_round_up(k->spans_per_run, sizeof(uint64_t));
+}
+/* What stands for a span without an entry: meshed, no live slot. Not to be written to. */
+extern const union mu_covered_span {
+  struct mu_mini_heap span;
+  uint64_t words[sizeof(struct mu_mini_heap) / 8 + MU_MAX_WORDS];
+} mu_covered_span;
+
+static inline struct mu_mini_heap *mu_thin_mini_heap(const struct mu_run *run, const struct mu_size_class *k,
+                                                     size_t span) {
+  unsigned entry = (uint8_t)run->spans[span];
+  const void *at = &mu_covered_span;
+  if (entry) at = run->spans + mu_thin_index_bytes(k) + (entry - 1) * (size_t)k->meta;
+  return (struct mu_mini_heap *)(uintptr_t)at;
+}
 /* The MiniHeap of the span that page belongs to, in a run in use. */
 static inline struct mu_mini_heap *mu_mini_heap(size_t page) {
   const struct mu_run *run = &mu_arena.runs[page / MU_RUN_PAGES];
   const struct mu_size_class *k = &mu_classes[run->size_class];
-  return (struct mu_mini_heap *)(void *)(run->spans + ((page % MU_RUN_PAGES) >> k->span_shift) * k->meta);
+  size_t span = (page % MU_RUN_PAGES) >> k->span_shift;
+  if (MU_UNLIKELY(run->thin)) return mu_thin_mini_heap(run, k, span);
+  return (struct mu_mini_heap *)(void *)(run->spans + span * k->meta);
 }
 /* The page number of any address; one outside the arena gives a number past its limit. */
 static inline size_t mu_page_of(const void *p) {

@@ -5,6 +5,7 @@
 #include "src/rng.h"
 #include "src/span_table.h"
 #include "src/sys.h"
+#include "src/thin_table.h"
 #include <errno.h>
 #include <string.h>
 
@@ -197,7 +198,10 @@ static bool run_destroy(struct mu_class_heap *h, uint32_t r) {
   h->spare_runs--;
   if (was_meshed) h->meshed_runs--;
   if (run->mappings) atomic_fetch_sub_explicit(&mu_mesh_mappings, run->mappings, memory_order_relaxed);
-  mu_span_table_free(run->size_class, run->spans);
+  if (run->thin)
+    mu_thin_table_free(k, run->spans, run->thin);
+  else
+    mu_span_table_free(run->size_class, run->spans);
   mu_run_clear(run);
   mu_extent_free(page, MU_RUN_PAGES, was_meshed || !touched);
   return true;
@@ -341,7 +345,9 @@ static void give_back_locked(unsigned c, void *const *slots, uint32_t n) {
         at = SIZE_MAX;
         continue;
       }
-      span = (struct mu_mini_heap *)(void *)(run->spans + (at & (k->spans_per_run - 1U)) * k->meta);
+      size_t in_run = at & (k->spans_per_run - 1U);
+      span = (struct mu_mini_heap *)(void *)(run->spans + in_run * k->meta);
+      if (MU_UNLIKELY(run->thin)) span = mu_thin_mini_heap(run, k, in_run);
     }
     offset &= ((size_t)1 << span_log) - 1;
     uint64_t quotient = offset * magic;
@@ -455,11 +461,12 @@ uint32_t mu_cache_trim(unsigned c, bool everything) {
 
 void mu_span_mark_aligned(const void *p) {
   struct mu_run *run = mu_run_of(mu_page_of(p));
-  uint8_t *flags = &mu_place_of(run, p).span->flags;
-  /* Without the lock: once set it stays set while a slot of the span is live, and this one is. */
-  if (__atomic_load_n(flags, __ATOMIC_RELAXED) & MU_MH_ALIGNED) return;
+  /* Without the lock: once set it stays set while a slot of the span is live, and this one is. A table that is replaced
+   * at this moment is that of a meshed run: what becomes of its spans is decided already. */
+  if (__atomic_load_n(&mu_place_of(run, p).span->flags, __ATOMIC_RELAXED) & MU_MH_ALIGNED) return;
   mu_class_lock(run->size_class);
-  *flags |= MU_MH_ALIGNED;
+  struct mu_place at = mu_place_of(run, p);
+  if (at.span->live) at.span->flags |= MU_MH_ALIGNED;
   mu_class_unlock(run->size_class);
 }
 
@@ -498,7 +505,7 @@ static void exempt_in_run(uint32_t r, size_t first, size_t last) {
   if (!run->in_use || !mu_lock_seize(&mu_class_heaps[c].lock, mu_now_ns() + PATIENCE_NS)) return;
   if (run->in_use && run->size_class == c)
     for (size_t page = mu_span_page(run, first); page <= last; page += mu_classes[c].span_pages)
-      mu_mini_heap(page)->exempt = mu_mini_heap(page)->live != 0;
+      if (mu_mini_heap(page)->live) mu_mini_heap(page)->exempt = 1;
   mu_lock_let_go(&mu_class_heaps[c].lock);
 }
 
@@ -531,6 +538,8 @@ void mu_run_hold(uint32_t r) {
 }
 
 struct mu_packed_place mu_unit_place(uint32_t r, unsigned unit_pages, unsigned unit) {
+  const struct mu_run *run = &mu_arena.runs[r];
+  if (run->thin) return mu_thin_place(run, &mu_classes[run->size_class], unit_pages, unit);
   const struct mu_mini_heap *span = mu_mini_heap((size_t)r * MU_RUN_PAGES + (size_t)unit * unit_pages);
   if (span->state != MU_SPAN_MESHED) return (struct mu_packed_place){0, 0};
   return (struct mu_packed_place){span->next, span->prev};
@@ -624,6 +633,57 @@ static void note_meshed(struct mu_class_heap *h, uint32_t r, uint32_t unit_pages
   run->mappings = mappings;
 }
 
+/* ---- thin tables ------------------------------------------------------------------------------------------------- */
+
+bool mu_run_thicken(uint32_t r) {
+  struct mu_run *run = &mu_arena.runs[r];
+  const struct mu_size_class *k = &mu_classes[run->size_class];
+  if (!run->thin) return true;
+  char *whole = mu_span_table_alloc(run->size_class);
+  if (!whole) return false;
+  mu_thin_table_expand(run, k, whole);
+  mu_thin_table_free(k, run->spans, run->thin);
+  run->spans = whole;
+  run->thin = 0;
+  return true;
+}
+
+/* What has died needs no entry any more. */
+static void cover_dead(const struct mu_size_class *k, uint32_t r) {
+  for (size_t at = (size_t)r * MU_RUN_PAGES; at < ((size_t)r + 1) * MU_RUN_PAGES; at += k->span_pages) {
+    struct mu_mini_heap *span = mu_mini_heap(at);
+    if (span->state != MU_SPAN_MESHED || span->live || (span->flags & MU_MH_COVERED)) continue;
+    count_shown(k, span, false);
+    span->flags |= MU_MH_COVERED;
+  }
+}
+
+/* A meshed run of which little is left does with a smaller table, a thinner one perhaps than it has. */
+static void make_thin(uint32_t r) {
+  struct mu_run *run = &mu_arena.runs[r];
+  unsigned c = run->size_class;
+  const struct mu_size_class *k = &mu_classes[c];
+  if (!run->meshed || run->closed || !mu_thin_pays(k, run->used, run->thin)) return;
+  cover_dead(k, r);
+  unsigned entries = mu_thin_entries(run, k);
+  char *table = mu_thin_pays(k, entries, run->thin) ? mu_thin_table_make(run, k, entries) : NULL;
+  if (!table) return;
+  if (run->thin)
+    mu_thin_table_free(k, run->spans, run->thin);
+  else
+    mu_span_table_free(c, run->spans);
+  run->spans = table;
+  run->thin = (uint8_t)entries;
+}
+
+static void move_table(uint32_t r) {
+  struct mu_run *run = &mu_arena.runs[r];
+  unsigned c = run->size_class;
+  if (!run->meshed || run->closed) return; /* of others the threads may be about to look at a flag, without a lock */
+  run->spans =
+      run->thin ? mu_thin_table_move(&mu_classes[c], run->spans, run->thin) : mu_span_table_move(c, run->spans);
+}
+
 void mu_run_settle(uint32_t r, uint32_t unit_pages, uint64_t meshed, uint64_t fresh,
                    const struct mu_packed_place *where) {
   struct mu_run *run = &mu_arena.runs[r];
@@ -636,7 +696,8 @@ void mu_run_settle(uint32_t r, uint32_t unit_pages, uint64_t meshed, uint64_t fr
     if ((fresh >> u & 1) && unit_is_dead(k, page, unit_pages)) refresh_unit(h, k, page, unit_pages, run->size_class);
   }
   note_meshed(h, r, unit_pages);
-  if (run->used == 0 && (run->meshed || h->spare_runs > k->spare_runs)) run_destroy(h, r);
+  bool gone = run->used == 0 && (run->meshed || h->spare_runs > k->spare_runs) && run_destroy(h, r);
+  if (!gone) make_thin(r);
 }
 
 void mu_reap_runs(unsigned c) {
@@ -645,7 +706,9 @@ void mu_reap_runs(unsigned c) {
   for (uint32_t r = h->meshed_runs ? h->runs : 0, next; r; r = next) {
     const struct mu_run *run = &mu_arena.runs[r];
     next = run->next;
-    if (run->meshed && !run->used && !run->closed) run_destroy(h, r);
+    bool gone = run->meshed && !run->used && !run->closed && run_destroy(h, r);
+    if (!gone) make_thin(r);
+    if (!gone) move_table(r);
   }
   mu_lock_release(&h->lock);
 }

@@ -132,10 +132,6 @@ static inline void mu_class_unlock(unsigned c) {
 
 /* Takes the run's spans off every list, so that none is claimed from. */
 void mu_run_close(uint32_t run);
-/* Where a meshed unit is: in the file of that number, the unit of that number. */
-struct mu_packed_place {
-  uint32_t file, unit;
-};
 /*
  * Ends a pass over a closed run: the spans of units u with bit u of `meshed` set are MESHED, at where[u]; units with
  * bit u of `fresh` set, which have no live slot, get fresh memory and are open again; what was CLOSED otherwise opens.
@@ -145,10 +141,13 @@ void mu_run_settle(uint32_t run, uint32_t unit_pages, uint64_t meshed, uint64_t 
                    const struct mu_packed_place *where);
 /* The place of a meshed unit; {0, 0} for one that is not. */
 struct mu_packed_place mu_unit_place(uint32_t run, unsigned unit_pages, unsigned unit);
+/* Before a pass over a meshed run: gives it its whole table again. False when there is no memory for it. */
+bool mu_run_thicken(uint32_t run);
 /* Begins another pass over a meshed run: it is not given back meanwhile. */
 void mu_run_hold(uint32_t run);
 
-/* Gives back meshed runs without a live slot for which the kernel had no mapping at the time. Locks itself. */
+/* Gives back meshed runs without a live slot for which the kernel had no mapping at the time; those of which little is
+ * left get a smaller table. Locks itself. */
 void mu_reap_runs(unsigned size_class);
 
 /* Empty open spans whose pages may be resident: takes up to `max` of them off the lists (state CLOSED), for dropping.

@@ -13,6 +13,7 @@ static inline uint64_t mu_heap_layout(void) {
       offsetof(struct mu_run, size_class),
       offsetof(struct mu_run, meshed),
       offsetof(struct mu_run, unit_log),
+      offsetof(struct mu_run, thin),
       offsetof(struct mu_run, edges),
       sizeof(struct mu_mini_heap),
       offsetof(struct mu_mini_heap, next),

@@ -18,7 +18,7 @@ enum {
   FINE_SAMPLE = 256, /* runs that it is refined with */
   COARSE_STEPS = 8,  /* shares tried before the best is refined */
   KEYS = 1024,       /* buckets of the counting sorts */
-  PLACES = 64,       /* packed units with room that the best is chosen of */
+  PLACES = 1024,     /* packed units with room that the best is chosen of */
   TRIAL_PLACES = 16, /* for trials: more would save mappings, hardly pages */
   MOST_ALONG = 64,
   USELESS_SHARE = 8, /* an anchor that gains less than this fraction of the average is as good as full */

@@ -26,10 +26,11 @@ enum {
   TICK_MS = 100,
   EAGER_TICK_MS = 2,
   QUIET_TICKS = 2,
-  IDLE_TICKS = 30,       /* without any change: the program is at rest */
-  MIN_PAGES_A_PLAN = 64, /* less is not worth the barriers */
-  TURN_NS = 4000000,     /* of the program's time at once, where it must stand still */
-  TURN_WAIT_MS = 2000,   /* for the program to lend it; what was planned is stale then */
+  IDLE_TICKS = 30,        /* without any change: the program is at rest */
+  MIN_PAGES_A_PLAN = 64,  /* less is not worth the barriers */
+  REST_PAGES_A_PLAN = 16, /* of a program at rest, where they delay nobody */
+  TURN_NS = 4000000,      /* of the program's time at once, where it must stand still */
+  TURN_WAIT_MS = 2000,    /* for the program to lend it; what was planned is stale then */
   MIN_BUDGET_NS = 1000000,
   START_BYTES = 8 << 20, /* smaller heaps are left alone: a thread costs more than they hold back */
   COMPACT_ROUNDS = 3,
@@ -327,7 +328,9 @@ static bool is_at_rest(void) {
 static enum mu_outcome mesh_as_it_pays(void) {
   size_t ns = m.pacing.budget_ns > MIN_BUDGET_NS ? (size_t)m.pacing.budget_ns : MIN_BUDGET_NS;
   struct mu_pass_policy policy = {.quiet_ticks = mu_options.eager ? 0 : QUIET_TICKS,
-                                  .min_pages = mu_options.eager ? 1 : MIN_PAGES_A_PLAN,
+                                  .min_pages = mu_options.eager ? 1
+                                               : is_at_rest()   ? REST_PAGES_A_PLAN
+                                                                : MIN_PAGES_A_PLAN,
                                   .deadline_ns = mu_thread_cpu_ns() + ns,
                                   .ignore_backoff = mu_options.eager || is_at_rest(), /* then it is tried seldom */
                                   .may_go_on = may_go_on};

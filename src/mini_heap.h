@@ -44,6 +44,8 @@ struct mu_mini_heap {
   uint64_t bitmap[];
 };
 
+enum { MU_MAX_WORDS = 64 }; /* of a bitmap: 16-byte slots of 64 KiB pages */
+
 enum {
   MU_MH_TOUCHED = 1, /* its pages may be resident */
   MU_MH_ALIGNED = 2, /* an object of it asked for an alignment of 512 or more */
@@ -53,6 +55,11 @@ enum {
 _Static_assert(sizeof(struct mu_mini_heap) == 16, "the layout drawn above");
 /* 256 slots of 16 bytes in a page of 4 KiB */
 _Static_assert(sizeof(struct mu_mini_heap) + 256 / 8 <= 64, "metadata is at most 64 bytes for a one-page span");
+
+/* Where a meshed unit is: in the file of that number, the unit of that number. */
+struct mu_packed_place {
+  uint32_t file, unit;
+};
 
 struct mu_extent {
   uint32_t next, prev;   /* page numbers: the bin of its size */

@@ -334,7 +334,7 @@ static bool prepare_files(struct run_pass *p) {
 
 static bool close_run(struct run_pass *p) {
   const struct shape *s = p->s;
-  if (!worth_closing(s, p->run)) return false;
+  if (!worth_closing(s, p->run) || !mu_run_thicken(p->run)) return false;
   p->mixed = mu_arena.runs[p->run].meshed;
   mu_run_close(p->run);
   read_bits(s, p->run, p->bits);
@@ -351,7 +351,7 @@ static bool close_run(struct run_pass *p) {
 /* A meshed run has no slots to claim but in its open units: it is held as it is. */
 static bool hold_run(struct run_pass *p) {
   const struct shape *s = p->s;
-  if (!worth_holding(s, p->run)) return false;
+  if (!worth_holding(s, p->run) || !mu_run_thicken(p->run)) return false;
   p->mixed = true;
   mu_run_hold(p->run);
   read_bits(s, p->run, p->bits);
@@ -1183,7 +1183,7 @@ static void count_file_live(unsigned c) {
     if (!run->meshed) continue;
     for (size_t page = first_page(r); page < first_page(r) + MU_RUN_PAGES; page += mu_classes[c].span_pages) {
       const struct mu_mini_heap *span = mu_mini_heap(page);
-      if (span->state == MU_SPAN_MESHED) mu_file_at(span->next)->live += span->live;
+      if (span->state == MU_SPAN_MESHED && span->live) mu_file_at(span->next)->live += span->live;
     }
   }
   mu_class_unlock(c);

@@ -46,7 +46,8 @@ static void count_unit(uint32_t r, unsigned unit_pages, unsigned u, struct mu_pa
   size_t page = (size_t)r * MU_RUN_PAGES + (size_t)u * unit_pages;
   for (size_t i = page; i < page + unit_pages; i += k->span_pages) {
     const struct mu_mini_heap *span = mu_mini_heap(i);
-    MU_CHECK(span->state == MU_SPAN_MESHED && span->next == at.file && span->prev == at.unit);
+    bool of_unit = span == &mu_covered_span.span || (span->next == at.file && span->prev == at.unit);
+    MU_CHECK(span->state == MU_SPAN_MESHED && of_unit);
   }
   file[at.file].shown++;
   file[at.file].places = (uint32_t)mu_max(file[at.file].places, at.unit + 1);
@@ -136,8 +137,11 @@ static void validate_mapped_page(size_t page, const struct mapping *m) {
     MU_CHECK(m->inode == 0);
     return;
   }
-  struct file *f = &file[span->next];
-  uint64_t unit_pages = (uint64_t)1 << run->unit_log, in_file = span->prev * unit_pages + page % unit_pages;
+  unsigned unit_pages = 1U << run->unit_log;
+  struct mu_packed_place at =
+      mu_unit_place((uint32_t)(page / MU_RUN_PAGES), unit_pages, (unsigned)(page % MU_RUN_PAGES) / unit_pages);
+  struct file *f = &file[at.file];
+  uint64_t in_file = (uint64_t)at.unit * unit_pages + page % unit_pages;
   if (!f->inode) f->inode = m->inode;
   MU_CHECK(m->inode != 0 && m->inode == f->inode);
   MU_CHECK(m->offset + ((uintptr_t)mu_page_address(page) - m->start) == in_file << mu_arena.page_shift);

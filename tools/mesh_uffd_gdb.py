@@ -58,7 +58,7 @@ class Heap:
         size = self.run_type.sizeof
         raw = self.runs_raw[number * size:(number + 1) * size]
         return {k: word(self.run, k, raw) for k in ("spans", "in_use", "size_class", "meshed", "closed", "unit_log",
-                                                    "live", "mappings")}
+                                                    "live", "mappings", "thin")}
 
     def runs(self):
         for number in range(self.pages // self.run_pages):
@@ -70,9 +70,14 @@ class Heap:
         """Page, fields and bitmap of each span of a run."""
         shape = self.shape[run["size_class"]]
         count = self.run_pages // shape["span_pages"]
-        raw = read(run["spans"], count * shape["meta"])
+        index = (count + 7) // 8 * 8 if run["thin"] else 0  # see thin_table.h
+        raw = read(run["spans"], index + (run["thin"] or count) * shape["meta"])
         for i in range(count):
-            part = raw[i * shape["meta"]:(i + 1) * shape["meta"]]
+            entry = raw[i] if index else i + 1
+            if not entry:
+                continue
+            start = index + (entry - 1) * shape["meta"]
+            part = raw[start:start + shape["meta"]]
             values = {k: word(self.span, k, part) for k in ("next", "prev", "state", "flags", "exempt", "live")}
             values["bitmap"] = int.from_bytes(part[self.span_type.sizeof:], "little")
             yield number * self.run_pages + i * shape["span_pages"], values

@@ -2,6 +2,7 @@
 #include "src/global_heap.h"
 #include "src/mesh_files.h"
 #include "src/rng.h"
+#include "src/span_table.h"
 #include "src/sys.h"
 #include "tests/unit/pages.h"
 
@@ -698,4 +699,146 @@ Test(global_heap, empty_spans_of_a_meshed_run_keep_it_while_they_are_out) {
   check_class(c);
   mu_empty_return(c, pages, n, true);
   check_class(c);
+}
+
+/* ---- thin tables ------------------------------------------------------------------------------------------------- */
+
+struct seen {
+  struct mu_packed_place place;
+  uint8_t state, live;
+  uint64_t bitmap;
+};
+
+static void look_at(uint32_t r, unsigned unit_pages, struct seen seen[MU_RUN_PAGES]) {
+  const struct mu_size_class *k = &mu_classes[mu_arena.runs[r].size_class];
+  for (unsigned i = 0; i < k->spans_per_run; i++) {
+    const struct mu_mini_heap *m = mu_mini_heap((size_t)r * MU_RUN_PAGES + i * k->span_pages);
+    seen[i] = (struct seen){mu_unit_place(r, unit_pages, i * k->span_pages / unit_pages), m->state, (uint8_t)m->live,
+                            m->bitmap[0]};
+  }
+}
+
+static void check_seen(uint32_t r, unsigned unit_pages, const struct seen *was) {
+  struct seen is[MU_RUN_PAGES];
+  look_at(r, unit_pages, is);
+  for (unsigned i = 0; i < mu_classes[mu_arena.runs[r].size_class].spans_per_run; i++) {
+    MUST(is[i].place.file == was[i].place.file && is[i].place.unit == was[i].place.unit, "span %u", SEED, i);
+    MUST(is[i].state == was[i].state && is[i].live == was[i].live && is[i].bitmap == was[i].bitmap, "span %u", SEED, i);
+  }
+}
+
+/* Places follow one another in stretches, as they do in a pass. */
+static void settle_in_stretches(unsigned c, uint32_t r, uint32_t unit_pages, uint64_t meshed) {
+  struct mu_packed_place where[MU_RUN_PAGES];
+  uint32_t files[] = {mu_file_new(c, unit_pages), mu_file_new(c, unit_pages)}, unit = below(9), file = 0;
+  for (uint32_t u = 0; u < MU_RUN_PAGES; u++, unit++) {
+    if (below(3) == 0) file = below(2), unit = below(100);
+    where[u] = (struct mu_packed_place){files[file], unit};
+  }
+  mu_class_lock(c);
+  mu_run_settle(r, unit_pages, meshed, 0, where);
+  mu_class_unlock(c);
+}
+
+static void free_some(unsigned c, uint32_t left) {
+  while (model.count > left) {
+    uint32_t i = below(model.count);
+    void *p = model.held[i];
+    forget_held(i);
+    give_back(c, &p, 1);
+  }
+}
+
+static bool thicken(unsigned c, uint32_t r) {
+  mu_class_lock(c);
+  bool done = mu_run_thicken(r);
+  mu_class_unlock(c);
+  return done;
+}
+
+static int no_memory(enum mu_sys call, uint64_t index) {
+  (void)index;
+  return call == MU_SYS_mprotect ? ENOMEM : 0;
+}
+
+Test(global_heap, a_thin_table_says_what_the_whole_one_does) {
+  static const struct { uint8_t size_class, unit_pages; } shapes[] = {{8, 1}, {8, 4}, {11, 2}, {13, 16}};
+  struct seen seen[MU_RUN_PAGES];
+  for (model.seed = 1; model.seed <= 200; model.seed++) {
+    model.rng = model.seed;
+    const unsigned c = shapes[model.seed % 4].size_class,
+                   unit_pages = (unsigned)mu_max(shapes[model.seed % 4].unit_pages, mu_classes[c].span_pages);
+    uint32_t r = full_run(c);
+    struct mu_run *run = &mu_arena.runs[r];
+    close_run(c, r);
+    free_some(c, 1 + below(150));
+    settle_in_stretches(c, r, unit_pages, ~(uint64_t)0 >> below(40));
+    for (uint32_t left = model.count; left; left /= 2) {
+      free_some(c, left);
+      look_at(r, unit_pages, seen);
+      uint64_t shown = mu_pages_shown;
+      uint8_t thin = run->thin;
+      mu_reap_runs(c);
+      check_seen(r, unit_pages, seen);
+      check_class(c);
+      MUST(mu_pages_shown <= shown, "%zu", SEED, (size_t)mu_pages_shown);
+      MUST(run->thin <= mu_classes[c].spans_per_run && (!thin || run->thin <= thin), "%u", SEED, run->thin);
+      for (uint32_t i = 0; i < model.count; i++)
+        MUST(mu_slot_is(model.held[i]) == MU_SLOT_LIVE, "%p", SEED, model.held[i]);
+      if (below(2)) continue;
+      MUST(thicken(c, r) && !run->thin, "run %u", SEED, r);
+      check_seen(r, unit_pages, seen);
+      check_class(c);
+    }
+    MUST(!run->in_use || run->used == 1, "run %u", SEED, r);
+    free_some(c, 0);
+    check_class(c);
+  }
+}
+
+Test(global_heap, a_run_without_memory_for_its_whole_table_keeps_the_thin_one) {
+  const unsigned c = 8;
+  uint32_t first = full_run(c), r = full_run(c); /* a class's first table is kept for it */
+  (void)first;
+  model.rng = model.seed = 1;
+  close_run(c, r);
+  free_some(c, 3);
+  settle_run(c, r, 1, ~(uint64_t)0);
+  cr_assert_neq(mu_arena.runs[r].thin, 0);
+  mu_sys_hook = no_memory;
+  void *tables[1000];
+  uint32_t n = 0;
+  mu_class_lock(c);
+  while (n < 1000 && (tables[n] = mu_span_table_alloc(c))) n++;
+  mu_class_unlock(c);
+  cr_assert_lt(n, 1000);
+  cr_assert_not(thicken(c, r));
+  check_class(c);
+  mu_class_lock(c);
+  mu_span_table_free(c, tables[0]);
+  mu_class_unlock(c);
+  cr_assert(thicken(c, r));
+  mu_sys_hook = NULL;
+  check_class(c);
+}
+
+/* In a child whose parent's thread was at work there: nothing of it is used any more, or lost sight of. */
+Test(global_heap, thin_tables_whose_memory_is_lost_stay_as_they_are) {
+  const unsigned c = 8;
+  full_run(c);
+  uint32_t r = full_run(c);
+  model.rng = model.seed = 1;
+  close_run(c, r);
+  free_some(c, 20);
+  settle_run(c, r, 1, ~(uint64_t)0);
+  uint8_t thin = mu_arena.runs[r].thin;
+  cr_assert_neq(thin, 0);
+  mu_span_tables_lost();
+  free_some(c, 2);
+  mu_reap_runs(c);
+  check_class(c);
+  cr_assert_eq(mu_arena.runs[r].thin, thin);
+  free_some(c, 0);
+  check_class(c);
+  cr_assert_eq(mu_arena.runs[r].in_use, 0);
 }

@@ -186,3 +186,59 @@ Test(span_table, refused_madvise_loses_nothing) {
     give_all();
   }
 }
+
+/* ---- moves ------------------------------------------------------------------------------------------------------- */
+
+/* Of many one in eight is left: moved, these fill little more than they need. */
+Test(span_table, what_is_moved_lies_together_and_the_rest_goes_back) {
+  model.rng = 1;
+  for (size_t i = 0; i < HELD; i++) take(&model.held[i], 8);
+  for (size_t i = 0; i < HELD; i++)
+    if (below(8)) give(&model.held[i]);
+  size_t scattered = resident_pages(), left = 0;
+  for (int round = 0; round < 3; round++)
+    for (size_t i = left = 0; i < HELD; i++) {
+      struct table *t = &model.held[i];
+      if (!t->size_class) continue;
+      left++;
+      t->at = mu_span_table_move(8, t->at);
+      CHECK(is_all(t->at, mu_table_bytes(8), t->mark), "table %zu", i);
+    }
+  size_t needed = left * mu_table_bytes(8) / getauxval(AT_PAGESZ);
+  cr_assert_gt(scattered, needed * 3);
+  cr_assert_lt(resident_pages(), needed * 2 + 64, "%zu of %zu pages, %zu needed", resident_pages(), scattered, needed);
+  give_all();
+}
+
+Test(span_table, thin_blocks_of_any_size) {
+  enum { BLOCKS = 1000 };
+  static struct {
+    unsigned char *at, mark;
+    size_t bytes;
+  } held[BLOCKS];
+  size_t before = 0;
+  for (size_t bytes = 1; bytes < 4000; bytes++) {
+    size_t is = mu_thin_block_bytes(bytes);
+    CHECK(is >= bytes && is >= before && (bytes <= 64 || is * 4 <= bytes * 5), "%zu, not %zu", is, bytes);
+    before = is;
+  }
+  for (model.seed = 1; model.seed <= SEEDS; model.seed++) {
+    model.rng = model.seed;
+    for (int step = 0; step < STEPS; step++) {
+      size_t i = below(BLOCKS);
+      if (!held[i].at) {
+        held[i].bytes = 1 + below(1 + below(2500));
+        held[i].at = mu_thin_block_alloc(held[i].bytes);
+        CHECK(held[i].at, "step %d", step);
+        held[i].mark = (unsigned char)(1 + below(255));
+        memset(held[i].at, held[i].mark, held[i].bytes);
+        continue;
+      }
+      if (below(2)) held[i].at = mu_thin_block_move(held[i].at, held[i].bytes);
+      CHECK(is_all(held[i].at, held[i].bytes, held[i].mark), "step %d", step);
+      if (below(2)) continue;
+      mu_thin_block_free(held[i].at, held[i].bytes);
+      held[i].at = NULL;
+    }
+  }
+}
