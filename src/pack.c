@@ -6,9 +6,11 @@
 #include "src/sys.h"
 #include <errno.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 
-/* Each open pack costs a descriptor of the mesher's own table, of which even small limits leave some dozens. */
-enum { MAX_PACKS = 48 };
+/* Each open pack costs a descriptor of the mesher's own table, of which even small limits leave some dozens. More of
+ * them take more objects before they are sealed. */
+enum { SOME_PACKS = 48, MOST_PACKS = 96, SHARE_OF_DESCRIPTORS = 4 };
 
 struct mu_pack *mu_packs;
 
@@ -33,16 +35,31 @@ static void destroy(struct mu_pack *pack) {
   mu_scratch_free(pack, pack->map_bytes);
 }
 
-/* False when a plan refers to all of them. */
-static bool seal_oldest(void) {
-  struct mu_pack **oldest = NULL;
+/* Bytes of its units' slots that nothing was written to: what sealing it loses. */
+static size_t room_in(const struct mu_pack *pack) {
+  const struct mu_size_class *k = &mu_classes[pack->size_class];
+  size_t slots = (size_t)pack->founded * (pack->unit_pages / k->span_pages) * k->slots, written = 0;
+  for (uint32_t u = 0; u < pack->founded; u++) written += pack->live[u];
+  return (slots - written) * k->size;
+}
+
+/* The one with the least room, the oldest of such. False when a plan refers to all of them. */
+static bool seal_one(void) {
+  struct mu_pack **best = NULL;
+  size_t least = SIZE_MAX, room;
   for (struct mu_pack **at = &mu_packs; *at; at = &(*at)->next)
-    if (!(*at)->pinned) oldest = at;
-  if (!oldest) return false;
-  struct mu_pack *pack = *oldest;
-  *oldest = pack->next;
+    if (!(*at)->pinned && (room = room_in(*at)) <= least) best = at, least = room;
+  if (!best) return false;
+  struct mu_pack *pack = *best;
+  *best = pack->next;
   destroy(pack);
   return true;
+}
+
+static unsigned most_packs(void) {
+  struct rlimit limit;
+  if (mu_sys_call(MU_SYS_prlimit64, 0, RLIMIT_NOFILE, 0, (long)&limit, 0, 0) < 0) return SOME_PACKS;
+  return (unsigned)mu_min(mu_max(limit.rlim_cur / SHARE_OF_DESCRIPTORS, SOME_PACKS), MOST_PACKS);
 }
 
 static unsigned count(void) {
@@ -52,7 +69,8 @@ static unsigned count(void) {
 }
 
 void mu_packs_begin_plan(unsigned size_class, unsigned unit_pages) {
-  while (count() + MU_MAX_PLAN_FILES > MAX_PACKS && seal_oldest()) {
+  unsigned most = most_packs();
+  while (count() + MU_MAX_PLAN_FILES > most && seal_one()) {
   }
   for (struct mu_pack *p = mu_packs; p; p = p->next)
     p->pinned = p->size_class == size_class && p->unit_pages == unit_pages;
@@ -65,7 +83,7 @@ void mu_packs_end_plan(void) {
 struct mu_pack *mu_pack_create(unsigned size_class, unsigned unit_pages, unsigned words, uint32_t units) {
   size_t pages = (size_t)units * unit_pages, made = (pages + 63) / 64;
   size_t bytes = sizeof(struct mu_pack) + ((size_t)units * words + 2 * made) * 8 + units * 4UL;
-  if (count() >= MAX_PACKS && !seal_oldest()) return NULL;
+  if (count() >= most_packs() && !seal_one()) return NULL;
   struct mu_pack *pack = mu_scratch_alloc(bytes);
   if (!pack) return NULL;
   *pack = (struct mu_pack){.size_class = (uint8_t)size_class,
@@ -79,7 +97,7 @@ struct mu_pack *mu_pack_create(unsigned size_class, unsigned unit_pages, unsigne
   pack->used = pack->made + made;
   pack->live = (uint32_t *)(void *)(pack->used + made);
   int r = mu_file_create(&pack->file, pages << mu_arena.page_shift);
-  while (r == -EMFILE && seal_oldest()) r = mu_file_create(&pack->file, pages << mu_arena.page_shift);
+  while (r == -EMFILE && seal_one()) r = mu_file_create(&pack->file, pages << mu_arena.page_shift);
   if (r == 0 && !(pack->number = mu_file_new(size_class, unit_pages))) {
     mu_file_seal(&pack->file);
     r = -ENFILE;

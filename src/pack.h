@@ -35,7 +35,7 @@ enum { MU_MAX_PLAN_FILES = 25 }; /* that one plan may make */
 void mu_packs_begin_plan(unsigned size_class, unsigned unit_pages);
 void mu_packs_end_plan(void);
 
-/* A new pack of at least `units` units at the head of the list, or NULL. Seals the oldest when there are too many. */
+/* A new pack of at least `units` units at the head of the list, or NULL. Seals the fullest when there are too many. */
 struct mu_pack *mu_pack_create(unsigned size_class, unsigned unit_pages, unsigned words, uint32_t units);
 /* Has its memory come from a node of the machine, as only that of objects which are there is packed in it. */
 void mu_pack_set_node(struct mu_pack *pack, unsigned node);

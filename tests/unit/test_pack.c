@@ -233,6 +233,18 @@ Test(pack, a_pack_that_cannot_be_made_leaves_nothing_behind) {
   cr_assert_eq(descriptors(), before, "a descriptor is left");
 }
 
+/* The one that has the least room makes room for others. */
+Test(pack, the_fullest_is_sealed_when_there_are_too_many) {
+  enum { FULLEST = 7, MARK = 99 }; /* its address may be used again */
+  for (unsigned i = 0; packs() == i; i++) {
+    struct mu_pack *pack = create();
+    pack->founded = 1;
+    pack->live[0] = i == FULLEST ? 3 : 2;
+    if (i == FULLEST) pack->words = MARK;
+  }
+  for (const struct mu_pack *p = mu_packs; p; p = p->next) cr_assert_neq(p->words, MARK);
+}
+
 /* As many as there may be: the oldest makes room. Its descriptor goes, what is mapped of it stays. */
 Test(pack, the_oldest_is_sealed_when_there_are_too_many) {
   struct mu_pack *oldest = create();
