@@ -392,29 +392,38 @@ static void check_standing_still(const struct patient *p, unsigned tier) {
 /* ---- a process -----------------------------------------------------------------------------------------------------
  */
 
-static void say_why_not_ours(const struct patient *p) {
-  char path[64], why[512], how[512], exe[4096];
+/* What the variable NAME= is set to among the strings of an environment; NULL: it is not there. */
+static const char *variable_of(const char *strings, size_t length, const char *name) {
+  for (const char *at = strings; at && at < strings + length; at += strlen(at) + 1)
+    if (strncmp(at, name, strlen(name)) == 0) return at + strlen(name);
+  return NULL;
+}
+
+static void say_of_library(const struct patient *p) {
+  char path[64], why[512], how[512] = "", exe[4096], run[4200];
   snprintf(path, sizeof path, "/proc/%d/exe", p->pid);
   ssize_t n = readlink(path, exe, sizeof exe - 1);
   exe[n > 0 ? n : 0] = 0;
-  check(LACK, "library", "process %d (%s) does not run under mesh-uffd", p->pid, p->target.name);
-  if (program_effect(path, why, how) != AFFECTED)
-    printf("        %s\n", why);
-  else
-    *how = 0;
   snprintf(path, sizeof path, "/proc/%d/environ", p->pid);
   size_t length = 0;
   char *environment = read_file(path, &length);
-  bool preloads = environment && memmem(environment, length, "LD_PRELOAD=", 11);
-  if (environment && !*how) printf("        its environment %s LD_PRELOAD\n", preloads ? "has" : "has no");
-  free(environment);
-  if (*how) {
-    mend(how);
-  } else {
-    char line[4200];
-    snprintf(line, sizeof line, "mesh-uffd run -- %s ...", *exe ? exe : p->target.name);
-    mend(line);
+  const char *denied = variable_of(environment, length, "MESH_UFFD_DENY=");
+  if (p->found == NOTHING_YET) {
+    bool aside = program_denied(p->target.name, exe, denied, why);
+    check(aside ? LACK : NOTE, "library", "is there%s%s", aside ? ", and stands aside: " : "",
+          aside ? why : "; the heap is smaller than 8 MiB and left alone");
+    free(environment);
+    return;
   }
+  check(LACK, "library", "process %d (%s) does not run under mesh-uffd", p->pid, p->target.name);
+  if (program_effect(exe, denied, why, how) != AFFECTED)
+    printf("        %s\n", why);
+  else if (environment)
+    printf("        its environment %s LD_PRELOAD\n",
+           variable_of(environment, length, "LD_PRELOAD=") ? "has" : "has no");
+  snprintf(run, sizeof run, "mesh-uffd run -- %s ...", *exe ? exe : p->target.name);
+  mend(*how ? how : run);
+  free(environment);
 }
 
 static void describe_process(struct patient *p) {
@@ -470,8 +479,7 @@ static int doctor_run(int argc, char **argv) {
     die(FAILED, "/proc/self/status: %s", strerror(errno));
   probe_kernel(&k);
   unsigned tier = p.pid ? say_tier_of_process(&p) : say_tier_of_user(&p, &k, v);
-  if (p.found == NOT_OURS) say_why_not_ours(&p);
-  if (p.found == NOTHING_YET) check(NOTE, "library", "is there; the heap is smaller than 8 MiB and left alone");
+  if (p.found == NOT_OURS || p.found == NOTHING_YET) say_of_library(&p);
   check_kernel(v, release);
   check_userfaultfd(&p, &k);
   check_sandbox(&p, &k);

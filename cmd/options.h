@@ -6,17 +6,33 @@
 #include "cmd/cmd.h"
 #include <getopt.h>
 
-enum { LIBRARY_OPTIONS = 14, FIRST_LIBRARY_OPTION = 256 };
+/* Flag, kind of argument, variable, what it is set to where no argument is given, and the range of a number (0 to 0:
+ * any text): all of README's table of options but what is for tests. */
+#define LIBRARY_VARIABLES(X)                                                                                           \
+  X(NO_MESH, "no-mesh", no_argument, "MESH_UFFD_MESH", "0", 0, 0)                                                      \
+  X(CPU_PERCENT, "cpu-percent", required_argument, "MESH_UFFD_CPU_PERCENT", NULL, 1, 100)                              \
+  X(PAUSE_US, "pause-us", required_argument, "MESH_UFFD_PAUSE_US", NULL, 20, 100000)                                   \
+  X(DECAY_MS, "decay-ms", required_argument, "MESH_UFFD_DECAY_MS", NULL, 0, 1800000)                                   \
+  X(MAPPINGS, "mappings", required_argument, "MESH_UFFD_MAPPINGS", NULL, 0, 100)                                       \
+  X(DROP_CAPS, "drop-caps", no_argument, "MESH_UFFD_DROP_CAPS", "1", 0, 0)                                             \
+  X(NO_RING, "no-ring", no_argument, "MESH_UFFD_RING", "0", 0, 0)                                                      \
+  X(CHECK, "check", optional_argument, "MESH_UFFD_CHECK", "1", 0, 2)                                                   \
+  X(NO_ABORT, "no-abort", no_argument, "MESH_UFFD_ABORT", "0", 0, 0)                                                   \
+  X(DENY, "deny", required_argument, "MESH_UFFD_DENY", NULL, 0, 0)                                                     \
+  X(STATS, "stats", optional_argument, "MALLOCSTATS", "1", 0, 2)                                                       \
+  X(PROFILE, "profile", optional_argument, "MESH_UFFD_PROFILE", "524288", 0, 1073741824)                               \
+  X(PROFILE_FILE, "profile-file", required_argument, "MESH_UFFD_PROFILE_FILE", NULL, 0, 0)                             \
+  X(PROFILE_SIGNAL, "profile-signal", required_argument, "MESH_UFFD_PROFILE_SIGNAL", NULL, 0, 64)
 
-/* In front of a command's own options; their values are FIRST_LIBRARY_OPTION and up. */
+#define LIBRARY_NUMBER(id, ...)             LIBRARY_##id,
+#define LIBRARY_OPTION(id, flag, kind, ...) {flag, kind, NULL, LIBRARY_##id},
+
+enum { LIBRARY_FILE = 256, LIBRARY_STRICT, LIBRARY_VARIABLES(LIBRARY_NUMBER) };
+
+/* In front of a command's own options. */
 #define LIBRARY_OPTIONS_LIST                                                                                           \
-  {"library", required_argument, NULL, 256}, {"no-mesh", no_argument, NULL, 257},                                      \
-      {"cpu-percent", required_argument, NULL, 258}, {"pause-us", required_argument, NULL, 259},                       \
-      {"decay-ms", required_argument, NULL, 260}, {"mappings", required_argument, NULL, 261},                          \
-      {"drop-caps", no_argument, NULL, 262}, {"no-ring", no_argument, NULL, 263},                                      \
-      {"stats", optional_argument, NULL, 264}, {"profile", optional_argument, NULL, 265},                              \
-      {"profile-file", required_argument, NULL, 266}, {"profile-signal", required_argument, NULL, 267},                \
-      {"strict", no_argument, NULL, 268}, {                                                                            \
+  LIBRARY_VARIABLES(LIBRARY_OPTION){"library", required_argument, NULL, LIBRARY_FILE},                                 \
+      {"strict", no_argument, NULL, LIBRARY_STRICT}, {                                                                 \
     "quiet", no_argument, NULL, 'q'                                                                                    \
   }
 
@@ -28,6 +44,9 @@ enum { LIBRARY_OPTIONS = 14, FIRST_LIBRARY_OPTION = 256 };
   "      --mappings N        percent of vm.max_map_count for meshing (80)\n"                                           \
   "      --drop-caps         gives up CAP_SYS_PTRACE once userfaultfd is open\n"                                       \
   "      --no-ring           does without io_uring\n"                                                                  \
+  "      --check[=LEVEL]     every free is checked; 2: writes past an object's end are found too (1)\n"                \
+  "      --no-abort          goes on after a misuse of the heap that was noticed\n"                                    \
+  "      --deny NAMES        programs that are left alone, separated by colons\n"                                      \
   "      --stats[=LEVEL]     statistics on standard error at exit; 2: of each size class too\n"                        \
   "      --profile[=BYTES]   heap profile: a sample each so many bytes (524288)\n"                                     \
   "      --profile-file FILE where it goes at exit; %p: process, %n: number of the profile\n"                          \

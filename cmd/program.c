@@ -101,21 +101,62 @@ static const ElfW(Shdr) * section_named(const struct image *f, const char *name)
   return NULL;
 }
 
-/* The first of these functions that a symbol table of that type defines, or NULL. */
-static const char *defines(const struct image *f, uint32_t table_type, const char *const *names) {
+/* The first of these functions that a symbol table of that type defines, or wants from elsewhere; or NULL. */
+static const char *has_symbol(const struct image *f, uint32_t table_type, const char *const *names, bool elsewhere) {
   const ElfW(Shdr) * table, *strings;
   for (unsigned i = 0; (table = section(f, i)); i++) {
     if (table->sh_type != table_type || !(strings = section(f, table->sh_link))) continue;
     for (uint64_t at = 0; at + sizeof(ElfW(Sym)) <= table->sh_size; at += sizeof(ElfW(Sym))) {
       const ElfW(Sym) *s = range(f, table->sh_offset + at, sizeof *s);
       if (!s) break;
-      if (s->st_shndx == SHN_UNDEF || ELF64_ST_TYPE(s->st_info) != STT_FUNC) continue;
+      if ((s->st_shndx == SHN_UNDEF) != elsewhere || (!elsewhere && ELF64_ST_TYPE(s->st_info) != STT_FUNC)) continue;
       const char *its = string_at(f, strings->sh_offset + s->st_name);
       for (unsigned k = 0; its && names[k]; k++)
         if (strcmp(its, names[k]) == 0) return names[k];
     }
   }
   return NULL;
+}
+
+static const char *defines(const struct image *f, uint32_t table_type, const char *const *names) {
+  return has_symbol(f, table_type, names, false);
+}
+
+/* ---- programs that are left alone, as src/aside.c has it -----------------------------------------------------------
+ */
+
+static bool lists(const char *words, const char *separators, const char *name) {
+  size_t want = strlen(name);
+  for (size_t n; *words; words += n + (words[n] != 0)) {
+    n = strcspn(words, separators);
+    if (n && n == want && memcmp(words, name, n) == 0) return true;
+  }
+  return false;
+}
+
+static bool file_lists(const char *name) {
+  char *text = read_file(DENY_FILE, NULL);
+  bool found = false, comment = false;
+  for (char *c = text; c && *c; c++) {
+    if (*c == '#') comment = true;
+    if (*c == '\n') comment = false;
+    if (comment) *c = ' ';
+  }
+  if (text) found = lists(text, " \t\r\n", name);
+  free(text);
+  return found;
+}
+
+bool program_denied(const char *path, const char *real, const char *words, char why[512]) {
+  const char *paths[] = {path, real};
+  for (int i = 0; i < 2; i++) {
+    const char *slash = strrchr(paths[i], '/'), *name = slash ? slash + 1 : paths[i];
+    bool by_variable = words && lists(words, ":", name);
+    if (!by_variable && !file_lists(name)) continue;
+    snprintf(why, 512, "%s says that '%s' is to be left alone", by_variable ? "MESH_UFFD_DENY" : DENY_FILE, name);
+    return true;
+  }
+  return false;
 }
 
 /* ---- the effect ----------------------------------------------------------------------------------------------------
@@ -197,6 +238,7 @@ static enum effect known_heap(const char *path, char *why, char *mend) {
 static enum effect effect_of_elf(const struct image *f, const char *path, char *why, char *mend) {
   static const char *const mallocs[] = {"malloc", NULL};
   static const char *const others[] = {"je_malloc", "mi_malloc", "tc_malloc", "rpmalloc", "scalable_malloc", NULL};
+  static const char *const sanitizers[] = {"__asan_init", "__hwasan_init", "__msan_init", "__tsan_init", NULL};
   const ElfW(Ehdr) *head = header(f);
   if (head->e_ident[EI_CLASS] != ELFCLASS64 || head->e_machine != OUR_MACHINE) {
     snprintf(why, 512, "it is for %s, the library for %s", machine(head->e_machine), machine(OUR_MACHINE));
@@ -218,6 +260,14 @@ static enum effect effect_of_elf(const struct image *f, const char *path, char *
     snprintf(mend, 512, "build the library with musl-gcc");
     return UNFIT;
   }
+  const char *shared = has_symbol(f, SHT_DYNSYM, sanitizers, true);
+  if (shared || defines(f, SHT_DYNSYM, sanitizers)) {
+    bool first = shared && shared == sanitizers[0]; /* gcc's AddressSanitizer */
+    snprintf(why, 512, "it is built with a sanitizer, which has a malloc of its own%s",
+             first ? ", and refuses to be loaded after the library" : "");
+    snprintf(mend, 512, "build it without -fsanitize");
+    return first ? UNFIT : UNAFFECTED;
+  }
   if (defines(f, SHT_DYNSYM, mallocs) || (defines(f, SHT_SYMTAB, mallocs) && !segment(f, PT_DYNAMIC))) {
     snprintf(why, 512, "it contains a malloc of its own, which comes before any library's");
     snprintf(mend, 512, "build it without its allocator (often a configure option, e.g. MALLOC=libc)");
@@ -238,7 +288,7 @@ static enum effect effect_of_elf(const struct image *f, const char *path, char *
   return known_heap(path, why, mend);
 }
 
-enum effect program_effect(const char *path, char why[512], char mend[512]) {
+enum effect program_effect(const char *path, const char *denied, char why[512], char mend[512]) {
   struct image f;
   char next[4096], real[PATH_MAX];
   enum effect effect = AFFECTED;
@@ -247,11 +297,18 @@ enum effect program_effect(const char *path, char why[512], char mend[512]) {
     snprintf(mend, 512, "link it with the library; /etc/ld.so.preload would do too, for every program of the machine");
     return UNAFFECTED;
   }
-  if (!map_file(path, &f)) return AFFECTED; /* may be run but not read: nothing is known */
-  if (interpreter(&f, next) && strcmp(next, path) != 0)
-    effect = program_effect(next, why, mend);
-  else if (header(&f))
-    effect = effect_of_elf(&f, realpath(path, real) ? real : path, why, mend);
+  if (!realpath(path, real)) snprintf(real, sizeof real, "%s", path);
+  bool readable = map_file(path, &f); /* else it may be run but not read */
+  bool script = readable && interpreter(&f, next) && strcmp(next, path) != 0;
+  /* env starts the interpreter anew, by its own name. */
+  bool by_env =
+      script && f.length > 14 && (memcmp(f.bytes, "#!/usr/bin/env", 14) == 0 || memcmp(f.bytes, "#!/bin/env", 10) == 0);
+  if (!by_env && program_denied(path, real, denied, why))
+    effect = UNAFFECTED;
+  else if (script)
+    effect = program_effect(next, denied, why, mend);
+  else if (readable && header(&f))
+    effect = effect_of_elf(&f, real, why, mend);
   unmap_file(&f);
   return effect;
 }

@@ -15,8 +15,12 @@ enum effect {
   UNFIT,      /* it could not be loaded with the library */
 };
 
-/* Whether the library has an effect on the program at path. Why not, and what can be done, in one line each. */
-enum effect program_effect(const char *path, char why[512], char mend[512]);
+/* Whether the library has an effect on the program at path. denied: MESH_UFFD_DENY, or NULL. Why not, and what can be
+ * done, in one line each. */
+enum effect program_effect(const char *path, const char *denied, char why[512], char mend[512]);
+
+/* Whether it is on a list of programs to be left alone, by the name it is started by or by its file's. */
+bool program_denied(const char *path, const char *real, const char *denied, char why[512]);
 
 /* The library that belongs to this command: in the build tree it was built in, or installed. False: not there. */
 bool library_find(char path[4096]);

@@ -2,49 +2,46 @@
 #include "cmd/options.h"
 #include "cmd/program.h"
 #include <errno.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-static const struct {
-  const char *flag, *variable, *fixed;
-  uint64_t low, high; /* both 0, and nothing fixed: any text */
-} variables[] = {
-    {"no-mesh", "MESH_UFFD_MESH", "0", 0, 0},
-    {"cpu-percent", "MESH_UFFD_CPU_PERCENT", NULL, 1, 100},
-    {"pause-us", "MESH_UFFD_PAUSE_US", NULL, 20, 100000},
-    {"decay-ms", "MESH_UFFD_DECAY_MS", NULL, 0, 1800000},
-    {"mappings", "MESH_UFFD_MAPPINGS", NULL, 0, 100},
-    {"drop-caps", "MESH_UFFD_DROP_CAPS", "1", 0, 0},
-    {"no-ring", "MESH_UFFD_RING", "0", 0, 0},
-    {"stats", "MALLOCSTATS", NULL, 0, 2},
-    {"profile", "MESH_UFFD_PROFILE", NULL, 0, 1073741824},
-    {"profile-file", "MESH_UFFD_PROFILE_FILE", NULL, 0, 0},
-    {"profile-signal", "MESH_UFFD_PROFILE_SIGNAL", NULL, 0, 64},
-};
+#define VARIABLE(id, flag, kind, variable, fixed, low, high) {flag, variable, fixed, low, high},
+static const struct variable {
+  const char *flag, *name, *without; /* what it is set to where no argument is given */
+  uint64_t low, high;
+} variables[] = {LIBRARY_VARIABLES(VARIABLE)};
+
+static void set_variable(const char *command, const struct variable *v, const char *value) {
+  uint64_t number;
+  if (!value) value = v->without;
+  if (v->high && !parse_number(value, v->low, v->high, &number))
+    die_usage(command, "--%s: '%s' is not a number from %" PRIu64 " to %" PRIu64, v->flag, value, v->low, v->high);
+  if (setenv(v->name, value, 1) < 0) die(FAILED, "no memory");
+}
 
 bool library_option(const char *command, int option, const char *value, struct library_options *o) {
-  uint64_t number;
-  if (option == 'q') return o->quiet = true;
-  if (option < FIRST_LIBRARY_OPTION || option >= FIRST_LIBRARY_OPTION + LIBRARY_OPTIONS - 1) return false;
-  int i = option - FIRST_LIBRARY_OPTION - 1;
-  if (i < 0) {
+  switch (option) {
+  case 'q':
+    return o->quiet = true;
+  case LIBRARY_STRICT:
+    return o->strict = true;
+  case LIBRARY_FILE:
     o->library = value;
     return true;
+  default:
+    option -= LIBRARY_STRICT + 1;
+    if (option < 0 || option >= (int)(sizeof variables / sizeof *variables)) return false;
+    set_variable(command, &variables[option], value);
+    return true;
   }
-  if (i == sizeof variables / sizeof *variables) return o->strict = true;
-  if (!value) value = variables[i].fixed ? variables[i].fixed : strcmp(variables[i].flag, "profile") ? "1" : "524288";
-  if (variables[i].high && !parse_number(value, variables[i].low, variables[i].high, &number))
-    die_usage(command, "--%s: '%s' is not a number from %llu to %llu", variables[i].flag, value,
-              (unsigned long long)variables[i].low, (unsigned long long)variables[i].high);
-  if (setenv(variables[i].variable, value, 1) < 0) die(FAILED, "no memory");
-  return true;
 }
 
 static void check_effect(const struct library_options *o, const char *name, const char *path) {
   char why[512], mend[512];
-  enum effect effect = program_effect(path, why, mend);
+  enum effect effect = program_effect(path, getenv("MESH_UFFD_DENY"), why, mend);
   if (effect == AFFECTED || (o->quiet && !o->strict)) return;
   const char *what = effect == PARTLY       ? "will be affected in part"
                      : effect == UNAFFECTED ? "will not be affected"

@@ -126,7 +126,7 @@ done
 expect 1 "doctor of a stranger" "$command" doctor "$stranger" && shows 'mesh-uffd run -- .*sleep' "doctor of a process without the library"
 for wrong in "stat --json --openmetrics 1" "stat --interval 0 1" "stat --interval x 1" "stat --count 0 1" "top -n 0 --batch" \
   "run --cpu-percent 0 true" "run --cpu-percent 101 true" "run --pause-us 19 true" "run --decay-ms -1 true" \
-  "run --mappings x true" "run --stats=3 true" "run --profile=x true" "run --profile-signal 65 true" run "run --" record "record -o x.svg" "record -o x.txt true" \
+  "run --mappings x true" "run --check=3 true" "run --check= true" "run --deny" "run --stats=3 true" "run --profile=x true" "run --profile-signal 65 true" run "run --" record "record -o x.svg" "record -o x.txt true" \
   "record -o x.svg -i 0 true" map "map -o heap.gif 1" "stat"; do
   # shellcheck disable=SC2086 # words
   expect 2 "$wrong" "$command" $wrong && says "See 'mesh-uffd " "$wrong"
@@ -136,8 +136,8 @@ done
 expect 7 "run's status" "$command" run sh -c 'exit 7' && ok "run gives the program's status"
 # shellcheck disable=SC2016 # for the program
 expect 0 "run's environment" "$command" run --no-mesh --cpu-percent 7 --decay-ms 20 --mappings 30 --pause-us 100 --no-ring \
-  --drop-caps --profile --profile-file /dev/null --profile-signal 12 -q -- sh -c 'echo "$MESH_UFFD_PROFILE $MESH_UFFD_PROFILE_FILE $MESH_UFFD_PROFILE_SIGNAL $LD_PRELOAD $MESH_UFFD_MESH $MESH_UFFD_CPU_PERCENT $MESH_UFFD_DECAY_MS $MESH_UFFD_MAPPINGS $MESH_UFFD_PAUSE_US $MESH_UFFD_RING $MESH_UFFD_DROP_CAPS"' &&
-  shows "^524288 /dev/null 12 $directory/.libs/libmesh-uffd.so 0 7 20 30 100 0 1\$" "run sets the options"
+  --drop-caps --check --no-abort --deny make:gcc --profile --profile-file /dev/null --profile-signal 12 -q -- sh -c 'echo "$MESH_UFFD_PROFILE $MESH_UFFD_PROFILE_FILE $MESH_UFFD_PROFILE_SIGNAL $LD_PRELOAD $MESH_UFFD_MESH $MESH_UFFD_CPU_PERCENT $MESH_UFFD_DECAY_MS $MESH_UFFD_MAPPINGS $MESH_UFFD_PAUSE_US $MESH_UFFD_RING $MESH_UFFD_DROP_CAPS $MESH_UFFD_CHECK $MESH_UFFD_ABORT $MESH_UFFD_DENY"' &&
+  shows "^524288 /dev/null 12 $directory/.libs/libmesh-uffd.so 0 7 20 30 100 0 1 1 0 make:gcc\$" "run sets the options"
 expect 0 "run's words" "$command" run printf '%s|' -a --json 'b c' && shows '^-a\|--json\|b c\|$' "run leaves the program's arguments alone"
 expect 0 "run --stats" "$command" run --stats true
 if grep -q '^MESH COUNT: ' "$err"; then ok "run --stats"; else fail "run --stats shows none"; fi
@@ -182,6 +182,30 @@ if cc -rdynamic "$directory/own.c" -o "$directory/own" 2>"$err"; then
 else
   skip "no compiler here"
 fi
+
+# ---- programs that are left alone ----
+stands='will not be affected: MESH_UFFD_DENY says'
+expect 1 "run a denied program" "$command" run --strict --deny ls:true true && says "$stands that 'true'" "run warns of a denied program"
+printf '#!/bin/sh\nsleep 60\n' >"$directory/script"
+expect 1 "run a denied script" "$command" run --strict --deny script "$directory/script" && says "$stands that 'script'" "run warns of a denied script"
+"$command" run -q --deny script "$directory/script" &
+pid=$!
+processes+=("$pid")
+for _ in $(seq 100); do [ "$(cat "/proc/$pid/comm")" != script ] || break; sleep 0.05; done
+sleep 0.2
+expect 1 "doctor of a denied process" "$command" doctor "$pid" && shows "LACK .* stands aside: MESH_UFFD_DENY says that 'script'" "doctor of a denied process"
+printf '#!/usr/bin/env sh\n' >"$directory/script"
+expect 0 "run a script by env" "$command" run --strict --deny script "$directory/script"
+expect 1 "run a denied interpreter" "$command" run --strict --deny sh "$directory/script" && says "$stands that 'sh'" "run warns of a denied interpreter"
+for compiler in cc clang; do
+  echo 'int main(void) { return 0; }' >"$directory/sane.c"
+  if $compiler -fsanitize=address "$directory/sane.c" -o "$directory/sane" 2>"$err"; then
+    expect 1 "run a sanitizer" "$command" run --strict "$directory/sane" && says 'built with a sanitizer' "run warns of a sanitizer, $compiler's"
+  else
+    skip "a sanitizer, $compiler's: $(head -n 1 "$err")"
+  fi
+done
+
 head -c 100 "$sparse" >"$directory/torn"
 chmod 755 "$directory/torn"
 expect '126|127|2' "run a torn program" "$command" run "$directory/torn"

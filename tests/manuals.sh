@@ -57,6 +57,21 @@ while IFS='|' read -r name low high; do
 done < <(sed -n 's/^    {"\([A-Z_]*\)", &mu_options\.[a-z_]*, \([0-9]*\), \([0-9]*\)},$/\1|\2|\3/p' src/options.c)
 ok "variables of the library"
 
+# Each option has a flag, of the same range, but for those for tests. X(ID, "flag", kind, "NAME", without, low, high).
+sed -n '/define LIBRARY_VARIABLES/,/^$/s/^  X([A-Z_]*, "\([a-z-]*\)", \([a-z_]*\), "\([A-Z_]*\)", .*, \([0-9]*\), \([0-9]*\)).*/\3 \4 \5 \1 \2/p' cmd/options.h >"$directory/flags"
+while IFS='|' read -r _ name _; do
+  name=$(tr -d '` ' <<<"$name")
+  case $name in MESH_UFFD_TEST_* | '') continue ;; esac
+  read -r _ low high flag kind < <(grep "^$name " "$directory/flags") || { fail "mesh-uffd run has no flag for $name"; continue; }
+  limits=$(sed -n "s/^    {\"$name\", &mu_options\.[a-z_]*, \([0-9]*\), \([0-9]*\)},$/\1 \2/p" src/options.c)
+  case $kind in
+  no_argument) ;; # sets what is not the default
+  *) [ "${limits:-0 0}" = "$low $high" ] || fail "--$flag takes $low to $high, $name $limits" ;;
+  esac
+done < <(grep -E '^\| `(MALLOCSTATS|MESH_UFFD_[A-Z_]*)` \|' README.md)
+[ "$(wc -l <"$directory/flags")" -ge 14 ] || fail "cmd/options.h: $(wc -l <"$directory/flags") flags"
+ok "flags for the options"
+
 for function in $(grep -oE 'mesh_uffd_[a-z_]+\(' include/mesh-uffd.h | tr -d '(' | sort -u); do
   [ "$(grep -c "$function" man/mesh_uffd.3)" -ge 2 ] || fail "man/mesh_uffd.3 does not describe $function"
 done
@@ -85,7 +100,7 @@ offers() {
 offers 'record ' rec
 offers 'run record ' r
 offers '--json ' stat --j
-offers '--compare --cpu-percent ' record --c
+offers '--compare --cpu-percent --check ' record --c
 offers '--count ' top --c
 offers ' ' run --cpu-percent 1
 offers 'map ' help m
