@@ -106,6 +106,56 @@ END
 then ok "rules and dashboard name figures that there are"; else fail "rules and dashboard"; fi
 if command -v promtool >/dev/null; then
   if promtool check rules prometheus-rules.yml >"$directory/said" 2>&1; then ok "rules, by promtool"; else fail "rules, by promtool"; fi
+  # The alerts are raised when they should be, and not else: 20 minutes of made-up figures, a value a minute.
+  cat >"$directory/raised.yml" <<END
+rule_files: [$PWD/prometheus-rules.yml]
+evaluation_interval: 1m
+tests:
+  - interval: 1m
+    input_series:
+      - {series: 'mesh_uffd_tier{pid="1",comm="a"}', values: '3x20'}
+      - {series: 'mesh_uffd_tier{pid="2",comm="b"}', values: '2x20'}
+      - {series: 'mesh_uffd_memory_bytes{pid="1",comm="a"}', values: '300x20'}
+      - {series: 'mesh_uffd_saved_bytes{pid="1",comm="a"}', values: '100x20'}
+      - {series: 'mesh_uffd_process_mappings{pid="1",comm="a"}', values: '60000x20'}
+      - {series: 'mesh_uffd_process_max_mappings{pid="1",comm="a"}', values: '65530x20'}
+      - {series: 'mesh_uffd_process_mappings{pid="2",comm="b"}', values: '50000x20'}
+      - {series: 'mesh_uffd_process_max_mappings{pid="2",comm="b"}', values: '65530x20'}
+      - {series: 'mesh_uffd_fault_latency_seconds_bucket{pid="1",comm="a",le="0.004194304"}', values: '0+0x20'}
+      - {series: 'mesh_uffd_fault_latency_seconds_bucket{pid="1",comm="a",le="0.008388608"}', values: '0+60x20'}
+      - {series: 'mesh_uffd_fault_latency_seconds_bucket{pid="1",comm="a",le="+Inf"}', values: '0+60x20'}
+    alert_rule_test:
+      - {eval_time: 5m, alertname: MeshUffdLimitedTier, exp_alerts: []}
+      - eval_time: 15m
+        alertname: MeshUffdLimitedTier
+        exp_alerts:
+          - exp_labels: {pid: "1", comm: a, severity: info}
+            exp_annotations:
+              summary: "a (1) meshes only while it has one thread"
+              description: "Tier 3. mesh-uffd doctor 1 says what would raise it."
+      - eval_time: 15m
+        alertname: MeshUffdMappingsShort
+        exp_alerts:
+          - exp_labels: {pid: "1", comm: a, severity: warning}
+            exp_annotations: {summary: "a (1) has nearly as many mappings as vm.max_map_count allows"}
+      - eval_time: 15m
+        alertname: MeshUffdSlowFaults
+        exp_alerts:
+          - exp_labels: {pid: "1", comm: a, severity: warning}
+            exp_annotations: {summary: "Touches of memory that is being meshed wait long in a (1)"}
+    promql_expr_test:
+      - expr: mesh_uffd:saved:ratio
+        eval_time: 15m
+        exp_samples: [{labels: 'mesh_uffd:saved:ratio{pid="1",comm="a"}', value: 0.25}]
+END
+  if promtool test rules "$directory/raised.yml" >"$directory/said" 2>&1; then ok "alerts are raised, by promtool"; else fail "alerts, by promtool"; fi
+  # What the dashboard asks for is well-formed.
+  python3 -c '
+import json
+asked = [t["expr"].replace("$comm", "a") for p in json.load(open("grafana-dashboard.json"))["panels"] for t in p["targets"]]
+print(json.dumps({"groups": [{"name": "asked", "rules": [{"record": "asked:%d" % i, "expr": e} for i, e in enumerate(asked)]}]}))' \
+    >"$directory/asked.yml"
+  if promtool check rules "$directory/asked.yml" >"$directory/said" 2>&1; then ok "dashboard, by promtool"; else fail "dashboard, by promtool"; fi
 else
   skip "rules, by promtool: not installed"
 fi
