@@ -354,7 +354,8 @@ static void check_huge_pages(void) {
   char *text = read_file("/sys/kernel/mm/transparent_hugepage/enabled", NULL);
   char *shmem = read_file("/sys/kernel/mm/transparent_hugepage/shmem_enabled", NULL);
   if (text)
-    check(FINE, "huge pages", "%.*s; the library's heap uses none", (int)strcspn(text, "\n"), text);
+    check(FINE, "huge pages", "%.*s; with always, large blocks and the growth of large heaps have them",
+          (int)strcspn(text, "\n"), text);
   else
     check(FINE, "huge pages", "the kernel has none");
   if (shmem && (strstr(shmem, "[always]") || strstr(shmem, "[force]"))) {

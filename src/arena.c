@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "src/arena.h"
+#include "src/huge.h"
 #include "src/options.h"
 #include "src/sys.h"
 #include <stdlib.h>
@@ -23,6 +24,7 @@ static struct extents {
   uint32_t oldest, newest; /* dirty ones by age */
   size_t top;              /* pages below it were handed out at least once */
   size_t committed;        /* pages below it are accessible */
+  size_t huge;             /* pages from here to `committed` may get huge pages; 0: none */
   bool lost;               /* see mu_extents_lost */
 } x;
 
@@ -56,12 +58,11 @@ static size_t reserve_limit(void) {
 
 static bool reserve(size_t bytes) {
   size_t pages = bytes >> mu_arena.page_shift, tables = table_bytes(pages);
-  size_t run_bytes = MU_RUN_PAGES * mu_arena.page_size;
+  size_t align = mu_max(MU_RUN_PAGES * mu_arena.page_size, MU_HUGE_BYTES);
   int err;
-  char *at =
-      mu_mmap(NULL, bytes + tables + run_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0, &err);
+  char *at = mu_mmap(NULL, bytes + tables + align, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0, &err);
   if (!at) return false;
-  mu_arena.base = (char *)mu_round_up((uintptr_t)at, run_bytes);
+  mu_arena.base = (char *)mu_round_up((uintptr_t)at, align);
   mu_arena.reserved = pages;
   char *tables_at = mu_arena.base + bytes;
   mu_arena.page_map = (uint8_t *)tables_at;
@@ -97,11 +98,34 @@ bool mu_arena_init(void) {
 
 /* ---- growth ------------------------------------------------------------------------------------------------------ */
 
+static const size_t MIN_HUGE_STEP = (size_t)4 << 20; /* of a heap of 32 MiB */
+
+static void end_huge(void) {
+  if (x.huge) mu_huge_end(mu_page_address(x.huge), (x.committed - x.huge) << mu_arena.page_shift);
+  x.huge = MU_NO_PAGE;
+}
+
+void mu_extents_dropping(const void *start, size_t len) {
+  mu_lock_take(&mu_extent_lock);
+  if (x.huge && (const char *)start + len > (const char *)mu_page_address(x.huge)) end_huge();
+  mu_lock_release(&mu_extent_lock);
+}
+
 /* Makes a table accessible as far as `to` bytes; `from` bytes already are. */
 static bool commit_table(void *table, size_t from, size_t to) {
   from = mu_round_up(from, mu_arena.page_size);
   to = mu_round_up(to, mu_arena.page_size);
   return to <= from || mu_mprotect((char *)table + from, to - from, PROT_READ | PROT_WRITE) == 0;
+}
+
+/* The end of a heap that grows by much at a time is about to be filled: it may have huge pages, until it has grown
+ * again or something of it is dropped. */
+static bool make_accessible(char *start, size_t len) {
+  end_huge();
+  if (len < MIN_HUGE_STEP || !mu_huge_wanted(len)) return mu_mprotect(start, len, PROT_READ | PROT_WRITE) == 0;
+  if (!mu_huge_map(start, len)) return false;
+  x.huge = x.committed;
+  return true;
 }
 
 static bool commit_to(size_t pages) {
@@ -110,8 +134,7 @@ static bool commit_to(size_t pages) {
   if (!commit_table(mu_arena.page_map, old, pages)) return false;
   if (!commit_table(mu_arena.extents, old * sizeof(struct mu_extent), pages * sizeof(struct mu_extent))) return false;
   if (!commit_table(mu_arena.runs, old / MU_RUN_PAGES * run, pages / MU_RUN_PAGES * run)) return false;
-  if (mu_mprotect(mu_page_address(x.committed), (pages - x.committed) << mu_arena.page_shift, PROT_READ | PROT_WRITE))
-    return false;
+  if (!make_accessible(mu_page_address(x.committed), (pages - x.committed) << mu_arena.page_shift)) return false;
   x.committed = pages;
   /* release: whoever sees the limit sees the tables accessible */
   atomic_store_explicit(&mu_arena.limit, pages, memory_order_release);
@@ -125,7 +148,8 @@ static bool commit(size_t pages) {
   if (pages > mu_arena.reserved) return false;
   size_t least = ((size_t)1 << 20) >> mu_arena.page_shift, most = ((size_t)64 << 20) >> mu_arena.page_shift;
   size_t step = mu_min(mu_max(x.committed / 8, least), most);
-  size_t want = mu_round_up(mu_max(x.committed + step, pages), MU_RUN_PAGES);
+  size_t unit = step << mu_arena.page_shift >= MIN_HUGE_STEP ? MU_HUGE_BYTES >> mu_arena.page_shift : MU_RUN_PAGES;
+  size_t want = mu_round_up(mu_max(x.committed + step, pages), mu_max(unit, MU_RUN_PAGES));
   if (want <= mu_arena.reserved && commit_to(want)) return true;
   want = mu_round_up(pages, MU_RUN_PAGES);
   return want <= mu_arena.reserved && commit_to(want);

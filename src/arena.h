@@ -138,6 +138,10 @@ size_t mu_extent_purge(uint32_t tick, size_t max_pages, mu_drop_fn drop);
  * all other memory must be accounted for, too. The extent lock is held. */
 void mu_arena_validate(bool quiet);
 
+/* To be called before any part of the arena is dropped: what the heap grew by last gets no more huge pages if that is
+ * some of it. Takes the extent lock. */
+void mu_extents_dropping(const void *start, size_t len);
+
 /* Pages of free extents that may be resident; pages in large allocations. */
 extern _Atomic size_t mu_dirty_pages, mu_large_pages;
 /* The mesher's clock, for stamps: ticks of about 100 ms. */

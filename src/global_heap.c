@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "src/global_heap.h"
+#include "src/huge.h"
 #include "src/log.h"
 #include "src/mesh_files.h"
 #include "src/rng.h"
@@ -203,6 +204,8 @@ static bool run_destroy(struct mu_class_heap *h, uint32_t r) {
   else
     mu_span_table_free(run->size_class, run->spans);
   mu_run_clear(run);
+  /* A huge page is resident as a whole once anything of it was touched. */
+  touched = touched || mu_huge_in(mu_page_address(page), MU_RUN_PAGES * mu_arena.page_size);
   mu_extent_free(page, MU_RUN_PAGES, was_meshed || !touched);
   return true;
 }

@@ -2,6 +2,7 @@
 #include "src/mesher.h"
 #include "src/global_heap.h"
 #include "src/headroom.h"
+#include "src/huge.h"
 #include "src/log.h"
 #include "src/options.h"
 #include "src/pacing.h"
@@ -32,6 +33,7 @@ enum {
   TURN_NS = 4000000,      /* of the program's time at once, where it must stand still */
   TURN_WAIT_MS = 2000,    /* for the program to lend it; what was planned is stale then */
   MIN_BUDGET_NS = 1000000,
+  LOOK_TICKS = 64,       /* how often settings of the system are read again */
   START_BYTES = 8 << 20, /* smaller heaps are left alone: a thread costs more than they hold back */
   COMPACT_ROUNDS = 3,
   CALM_TICKS = 5,
@@ -419,6 +421,7 @@ static bool watch_activity(uint32_t ticks) {
 static void tick(uint32_t ticks) {
   uint32_t now = atomic_fetch_add_explicit(&mu_tick, ticks, memory_order_relaxed) + ticks;
   bool active = watch_activity(ticks);
+  if (now / LOOK_TICKS != (now - ticks) / LOOK_TICKS) mu_huge_look();
   pay_for_others();
   mu_pacing_earn(&m.pacing, mu_now_ns(), mu_options.eager ? m.pacing.last_cpu : mu_thread_cpu_ns());
   watch_classes(ticks);
@@ -478,6 +481,7 @@ static void *run(void *unused) {
   (void)unused;
   mu_thread_settle("mesh-uffd");
   mu_engine_own_descriptors();
+  mu_huge_look();
   m.began = mu_now_ns();
   m.ticked = m.began - tick_ns();
   mu_pacing_begin(&m.pacing, mu_options.cpu_percent, mu_now_ns(), mu_thread_cpu_ns());

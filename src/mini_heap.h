@@ -68,7 +68,8 @@ struct mu_extent {
   uint32_t stamp;        /* tick at which it became dirty */
   uint8_t state;         /* enum mu_state */
   uint8_t moved;         /* large: came by mremap, its mapping does not merge with its neighbours' */
-  uint8_t reserved[6];
+  uint8_t huge;          /* large: its mapping may have huge pages */
+  uint8_t reserved[5];
 };
 _Static_assert(sizeof(struct mu_extent) == 32, "two to a cache line");
 

@@ -10,6 +10,7 @@ struct mu_options mu_options = {.mesh = 1,
                                 .decay_ms = 1000,
                                 .mapping_share = 80,
                                 .ring = 1,
+                                .huge_pages = 1,
                                 .abort = 1,
                                 .best_tier = 1};
 
@@ -25,6 +26,7 @@ static const struct option {
     {"MESH_UFFD_MAPPINGS", &mu_options.mapping_share, 0, 100},
     {"MESH_UFFD_DROP_CAPS", &mu_options.drop_caps, 0, 1},
     {"MESH_UFFD_RING", &mu_options.ring, 0, 1},
+    {"MESH_UFFD_HUGE_PAGES", &mu_options.huge_pages, 0, 2},
     {"MESH_UFFD_CHECK", &mu_options.check, 0, 2},
     {"MESH_UFFD_ABORT", &mu_options.abort, 0, 1},
     {"MESH_UFFD_PROFILE", &mu_options.profile, 0, 1073741824},

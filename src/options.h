@@ -14,6 +14,7 @@ struct mu_options {
   uint32_t mapping_share;   /* MESH_UFFD_MAPPINGS: percent of vm.max_map_count for meshing, 0 to 100; 80 */
   uint32_t drop_caps;       /* MESH_UFFD_DROP_CAPS: 1 drops CAP_SYS_PTRACE after opening userfaultfd; 0 */
   uint32_t ring;            /* MESH_UFFD_RING: 0 does without io_uring; 1 */
+  uint32_t huge_pages;      /* MESH_UFFD_HUGE_PAGES: 0 none, 1 as the system says, 2 asks for them; 1 */
   uint32_t check;           /* MESH_UFFD_CHECK: 1 checks each free at once, 2 what is beyond an object's end too; 0 */
   uint32_t abort;           /* MESH_UFFD_ABORT: 0 goes on after a misuse of the heap; 1 */
   uint32_t profile;         /* MESH_UFFD_PROFILE: bytes from one sample to the next, on average; 0: no heap profile */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "src/pass.h"
 #include "src/global_heap.h"
+#include "src/huge.h"
 #include "src/mesh_files.h"
 #include "src/mesh_search.h"
 #include "src/mesher.h"
@@ -533,6 +534,7 @@ static void mesh_window(struct run_pass *p, const struct window *w) {
   uint64_t units = wanted(p, w), refused;
   unsigned packed = 0;
   if (!units) return;
+  mu_huge_divide(start, (size_t)pages << mu_arena.page_shift);
   renew_slice();
   mu_lock_take(&mu_gate);
   struct times times = {.began = mu_now_ns()};

@@ -6,6 +6,7 @@
 #include "src/reclaim.h"
 #include "src/decay.h"
 #include "src/global_heap.h"
+#include "src/huge.h"
 #include "src/mesher.h"
 #include "src/options.h"
 #include "src/pass.h"
@@ -25,6 +26,10 @@ static bool begun;
 static bool failed; /* the last that was tried: not waited for */
 
 static bool drop(const struct mu_range *ranges, size_t n) {
+  for (size_t i = 0; i < n; i++) {
+    mu_extents_dropping(ranges[i].start, ranges[i].len);
+    mu_huge_divide(ranges[i].start, ranges[i].len);
+  }
   failed = !mu_drop(ranges, n);
   return !failed;
 }

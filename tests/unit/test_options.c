@@ -19,6 +19,7 @@ static const struct option {
     {"MESH_UFFD_DECAY_MS", &mu_options.decay_ms, 0, 1800000, 1000},
     {"MESH_UFFD_MAPPINGS", &mu_options.mapping_share, 0, 100, 80},
     {"MESH_UFFD_DROP_CAPS", &mu_options.drop_caps, 0, 1, 0},
+    {"MESH_UFFD_HUGE_PAGES", &mu_options.huge_pages, 0, 2, 1},
     {"MESH_UFFD_RING", &mu_options.ring, 0, 1, 1},
     {"MESH_UFFD_CHECK", &mu_options.check, 0, 2, 0},
     {"MESH_UFFD_ABORT", &mu_options.abort, 0, 1, 1},
