@@ -88,6 +88,13 @@ static void print_classes(void) {
   }
 }
 
+static void print_calls(void) {
+  const char *name;
+  uint64_t times;
+  for (unsigned c = 0; mu_sys_made(c, &name, &times); c++)
+    if (times) line("call %s: %lu", name, times);
+}
+
 void mu_stats_print(unsigned level) {
   struct mesh_uffd_stats s;
   const struct mu_mesher_counters *k = &mu_mesher_counters;
@@ -111,4 +118,5 @@ void mu_stats_print(unsigned level) {
        mb(s.reclaimed_bytes), mb(s.packed_bytes));
   line("operations:         %lu by ring, %lu by vector, %lu plain", s.ops_ring, s.ops_vector, s.ops_plain);
   if (level > 1) print_classes();
+  if (level > 1 && mu_sys_hook) print_calls();
 }

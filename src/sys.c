@@ -83,6 +83,13 @@ static int ask(enum mu_sys call) {
   return error > 0 ? error : 0;
 }
 
+bool mu_sys_made(unsigned call, const char **of, uint64_t *times) {
+  if (call >= MU_SYS_COUNT) return false;
+  *of = name[call];
+  *times = atomic_load_explicit(&calls[call], memory_order_relaxed);
+  return true;
+}
+
 int mu_sys_refused(enum mu_sys call) {
   return MU_UNLIKELY(mu_sys_hook != NULL) ? ask(call) : 0;
 }

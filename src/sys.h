@@ -47,6 +47,9 @@ typedef int (*mu_sys_hook_fn)(enum mu_sys call, uint64_t index);
 extern mu_sys_hook_fn mu_sys_hook;
 void mu_sys_hook_from_text(const char *text);
 
+/* How often a call was made since a hook was set; false past the last. */
+bool mu_sys_made(unsigned call, const char **of, uint64_t *times);
+
 /* Any system call, as it is, for those that the program makes through us. */
 long mu_sys_raw(long number, long a, long b, long c, long d, long e, long f);
 
