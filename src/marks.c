@@ -155,27 +155,28 @@ MU_EXPORT int pthread_mutex_init(pthread_mutex_t *m, const pthread_mutexattr_t *
   return f(m, a);
 }
 
+#define LEAVE_ALONE_IF_SHARED(kind, object, attributes)                                                                \
+  do {                                                                                                                 \
+    int shared_ = PTHREAD_PROCESS_PRIVATE;                                                                             \
+    if (attributes) pthread_##kind##attr_getpshared(attributes, &shared_);                                             \
+    if (shared_ != PTHREAD_PROCESS_PRIVATE) leave_alone(object, sizeof *(object));                                     \
+  } while (0)
+
 MU_EXPORT int pthread_cond_init(pthread_cond_t *c, const pthread_condattr_t *a) {
   NEXT(cond_init, "pthread_cond_init");
-  int shared = PTHREAD_PROCESS_PRIVATE;
-  if (a) pthread_condattr_getpshared(a, &shared);
-  if (shared != PTHREAD_PROCESS_PRIVATE) leave_alone(c, sizeof *c);
+  LEAVE_ALONE_IF_SHARED(cond, c, a);
   return f(c, a);
 }
 
 MU_EXPORT int pthread_rwlock_init(pthread_rwlock_t *l, const pthread_rwlockattr_t *a) {
   NEXT(rwlock_init, "pthread_rwlock_init");
-  int shared = PTHREAD_PROCESS_PRIVATE;
-  if (a) pthread_rwlockattr_getpshared(a, &shared);
-  if (shared != PTHREAD_PROCESS_PRIVATE) leave_alone(l, sizeof *l);
+  LEAVE_ALONE_IF_SHARED(rwlock, l, a);
   return f(l, a);
 }
 
 MU_EXPORT int pthread_barrier_init(pthread_barrier_t *b, const pthread_barrierattr_t *a, unsigned count) {
   NEXT(barrier_init, "pthread_barrier_init");
-  int shared = PTHREAD_PROCESS_PRIVATE;
-  if (a) pthread_barrierattr_getpshared(a, &shared);
-  if (shared != PTHREAD_PROCESS_PRIVATE) leave_alone(b, sizeof *b);
+  LEAVE_ALONE_IF_SHARED(barrier, b, a);
   return f(b, a, count);
 }
 

@@ -41,7 +41,7 @@ static int move(char *to, char *from, size_t len, uint64_t mode, size_t *moved) 
   return r;
 }
 
-enum { PATIENCE = 1000 }; /* EAGAIN passes, but nobody may wait for it for ever */
+enum { PATIENCE = 1000 }; /* EAGAIN and EINTR pass, but nobody may wait for that for ever */
 
 bool mu_wake_range(struct uffdio_range range) {
   for (int i = 0; i < PATIENCE; i++)
@@ -77,14 +77,18 @@ static bool without_barrier(void) {
 
 enum { MOVE_TRIES = 4 };
 
-/* Which pages of the range are resident in scratch: after any error of UFFDIO_MOVE only the page tables tell what was
- * moved (Linux 6.18 before 6.18.51 can report an error for what it did move). False: nobody knows. */
-static bool arrived(unsigned pages, uint64_t *present) {
+/* Which pages of a range are resident. False: nobody knows. */
+static bool resident(void *start, unsigned pages, uint64_t *present) {
   uint64_t movable;
-  int r;
-  do r = mu_resident(in_scratch(0), pages, present, &movable);
-  while (r == -EINTR);
+  int r = -EINTR;
+  for (int i = 0; i < PATIENCE && r == -EINTR; i++) r = mu_resident(start, pages, present, &movable);
   return r == 0;
+}
+
+/* The same in scratch: after any error of UFFDIO_MOVE only the page tables tell what was moved (Linux 6.18 before
+ * 6.18.51 can report an error for what it did move). */
+static bool arrived(unsigned pages, uint64_t *present) {
+  return resident(in_scratch(0), pages, present);
 }
 
 /* What a seccomp filter answers, as a rule, and the kernel not. */
@@ -95,9 +99,8 @@ static bool by_sandbox(int r) {
 /* Which were moved: they are in scratch, and no longer in the run. Scratch alone does not tell: mlockall may fill it
  * with zeros at any time. Nothing fills the run meanwhile, as that waits. False: nobody knows. */
 static bool have_moved(uint64_t *moved) {
-  uint64_t there, still, movable;
-  if (!arrived(mu_barrier.pages, &there) || mu_resident(in_run(0), mu_barrier.pages, &still, &movable) < 0)
-    return false;
+  uint64_t there, still;
+  if (!arrived(mu_barrier.pages, &there) || !resident(in_run(0), mu_barrier.pages, &still)) return false;
   *moved = there & ~still;
   return true;
 }

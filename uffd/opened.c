@@ -51,33 +51,35 @@ int capng_have_capability(capng_type_t type, unsigned capability) {
   return found.have_capability ? found.have_capability(type, capability) : 0;
 }
 
+struct wanted {
+  const char *name;
+  void *function; /* where its address goes */
+};
+
 /* Function pointers and what dlsym returns have the same representation. */
-static bool find(void *library, const char *name, void *function) {
-  *(void **)function = dlsym(library, name);
-  return *(void **)function;
+static bool find(void *library, const struct wanted *w) {
+  return (*(void **)w->function = dlsym(library, w->name)) != NULL;
 }
 
-static void open_uring(void) {
-  void *library = dlopen(MU_LIBURING_SONAME, RTLD_NOW | RTLD_LOCAL);
-  bool all = library && find(library, "io_uring_queue_exit", &found.queue_exit);
-#define X(result, name, parameters, arguments) all = all && find(library, #name, &found.name);
-  URING(X)
-#undef X
-  if (!all) found.io_uring_queue_init_params = NULL; /* so that there is never a ring */
+/* False: the library, or one of its functions, is not there. */
+static bool open_library(const char *soname, const struct wanted *wanted) {
+  void *library = dlopen(soname, RTLD_NOW | RTLD_LOCAL);
+  bool all = library != NULL;
+  for (; all && wanted->name; wanted++) all = find(library, wanted);
+  return all;
 }
 
-static void open_capng(void) {
-  void *library = dlopen(MU_LIBCAP_NG_SONAME, RTLD_NOW | RTLD_LOCAL);
-  bool all = library && find(library, "capng_have_capability", &found.have_capability);
-#define X(result, name, parameters, arguments) all = all && find(library, #name, &found.name);
-  CAPNG(X)
+/* clang-format off */
+#define X(result, name, parameters, arguments) {#name, &found.name},
+static const struct wanted of_uring[] = {URING(X) {"io_uring_queue_exit", &found.queue_exit}, {NULL, NULL}};
+static const struct wanted of_capng[] = {CAPNG(X) {"capng_have_capability", &found.have_capability}, {NULL, NULL}};
 #undef X
-  if (!all) found.capng_get_caps_process = NULL;
-}
+/* clang-format on */
 
 /* A program without a dynamic linker would get a second libc. */
 void mu_open_libraries(void) {
   if (!mu_options.mesh || !getauxval(AT_BASE)) return;
-  if (mu_options.ring) open_uring();
-  if (mu_options.drop_caps) open_capng();
+  /* Without the first of its functions a library is not used at all. */
+  if (mu_options.ring && !open_library(MU_LIBURING_SONAME, of_uring)) found.io_uring_queue_init_params = NULL;
+  if (mu_options.drop_caps && !open_library(MU_LIBCAP_NG_SONAME, of_capng)) found.capng_get_caps_process = NULL;
 }
