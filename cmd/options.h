@@ -15,6 +15,7 @@
   X(DECAY_MS, "decay-ms", required_argument, "MESH_UFFD_DECAY_MS", NULL, 0, 1800000)                                   \
   X(MAPPINGS, "mappings", required_argument, "MESH_UFFD_MAPPINGS", NULL, 0, 100)                                       \
   X(DROP_CAPS, "drop-caps", no_argument, "MESH_UFFD_DROP_CAPS", "1", 0, 0)                                             \
+  X(HUGE_PAGES, "huge-pages", required_argument, "MESH_UFFD_HUGE_PAGES", NULL, 0, 2)                                   \
   X(NO_RING, "no-ring", no_argument, "MESH_UFFD_RING", "0", 0, 0)                                                      \
   X(CHECK, "check", optional_argument, "MESH_UFFD_CHECK", "1", 0, 2)                                                   \
   X(NO_ABORT, "no-abort", no_argument, "MESH_UFFD_ABORT", "0", 0, 0)                                                   \
@@ -43,6 +44,7 @@ enum { LIBRARY_FILE = 256, LIBRARY_STRICT, LIBRARY_VARIABLES(LIBRARY_NUMBER) };
   "      --decay-ms N        unused pages go back after this (1000)\n"                                                 \
   "      --mappings N        percent of vm.max_map_count for meshing (80)\n"                                           \
   "      --drop-caps         gives up CAP_SYS_PTRACE once userfaultfd is open\n"                                       \
+  "      --huge-pages N      0: none; 1: where the system gives them to every program; 2: asks for them (1)\n"         \
   "      --no-ring           does without io_uring\n"                                                                  \
   "      --check[=LEVEL]     every free is checked; 2: writes past an object's end are found too (1)\n"                \
   "      --no-abort          goes on after a misuse of the heap that was noticed\n"                                    \

@@ -15,7 +15,7 @@ _mesh_uffd_program() {
       echo $((i + 1))
       return
       ;;
-    --cpu-percent | --pause-us | --decay-ms | --mappings | --deny | --profile-file | --profile-signal | --library | --output | --interval | -o | -i) ((i++)) ;;
+    --cpu-percent | --pause-us | --decay-ms | --mappings | --huge-pages | --deny | --profile-file | --profile-signal | --library | --output | --interval | -o | -i) ((i++)) ;;
     -* | =) ;; # "=" is a word of its own here
     *)
       [[ ${COMP_WORDS[i - 1]} == '=' ]] || {
@@ -29,7 +29,7 @@ _mesh_uffd_program() {
 
 _mesh_uffd() {
   local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]} command=${COMP_WORDS[1]} options='' program
-  local library='--no-mesh --cpu-percent --pause-us --decay-ms --mappings --drop-caps --no-ring --check --no-abort --deny --stats --profile --profile-file --profile-signal --library --strict --quiet --help'
+  local library='--no-mesh --cpu-percent --pause-us --decay-ms --mappings --drop-caps --huge-pages --no-ring --check --no-abort --deny --stats --profile --profile-file --profile-signal --library --strict --quiet --help'
   COMPREPLY=()
   if ((COMP_CWORD == 1)); then
     mapfile -t COMPREPLY < <(compgen -W 'run doctor stat top map record help --help --version' -- "$word")
@@ -69,6 +69,10 @@ _mesh_uffd() {
     ;;
   --deny)
     mapfile -t COMPREPLY < <(compgen -c -- "$word")
+    return
+    ;;
+  --huge-pages)
+    mapfile -t COMPREPLY < <(compgen -W '0 1 2' -- "$word")
     return
     ;;
   --cpu-percent | --pause-us | --decay-ms | --mappings | --profile-signal | --interval | --count | -i | -n) return ;;

@@ -28,6 +28,7 @@ complete -c mesh-uffd -n $starts -l pause-us -x -d 'How long a pass may hold a b
 complete -c mesh-uffd -n $starts -l decay-ms -x -d 'Unused pages go back after this'
 complete -c mesh-uffd -n $starts -l mappings -x -d 'Percent of vm.max_map_count for meshing'
 complete -c mesh-uffd -n $starts -l drop-caps -d 'Give up CAP_SYS_PTRACE once userfaultfd is open'
+complete -c mesh-uffd -n $starts -l huge-pages -x -a '0 1 2' -d 'None, as the system says, asks for them'
 complete -c mesh-uffd -n $starts -l no-ring -d 'Do without io_uring'
 complete -c mesh-uffd -n $starts -l check -d 'Check every free'
 complete -c mesh-uffd -n $starts -l no-abort -d 'Go on after a misuse'

@@ -135,9 +135,9 @@ done
 # ---- run ----
 expect 7 "run's status" "$command" run sh -c 'exit 7' && ok "run gives the program's status"
 # shellcheck disable=SC2016 # for the program
-expect 0 "run's environment" "$command" run --no-mesh --cpu-percent 7 --decay-ms 20 --mappings 30 --pause-us 100 --no-ring \
-  --drop-caps --check --no-abort --deny make:gcc --profile --profile-file /dev/null --profile-signal 12 -q -- sh -c 'echo "$MESH_UFFD_PROFILE $MESH_UFFD_PROFILE_FILE $MESH_UFFD_PROFILE_SIGNAL $LD_PRELOAD $MESH_UFFD_MESH $MESH_UFFD_CPU_PERCENT $MESH_UFFD_DECAY_MS $MESH_UFFD_MAPPINGS $MESH_UFFD_PAUSE_US $MESH_UFFD_RING $MESH_UFFD_DROP_CAPS $MESH_UFFD_CHECK $MESH_UFFD_ABORT $MESH_UFFD_DENY"' &&
-  shows "^524288 /dev/null 12 $directory/.libs/libmesh-uffd.so 0 7 20 30 100 0 1 1 0 make:gcc\$" "run sets the options"
+expect 0 "run's environment" "$command" run --no-mesh --cpu-percent 7 --decay-ms 20 --mappings 30 --pause-us 100 --no-ring --huge-pages 2 \
+  --drop-caps --check --no-abort --deny make:gcc --profile --profile-file /dev/null --profile-signal 12 -q -- sh -c 'echo "$MESH_UFFD_PROFILE $MESH_UFFD_PROFILE_FILE $MESH_UFFD_PROFILE_SIGNAL $LD_PRELOAD $MESH_UFFD_MESH $MESH_UFFD_CPU_PERCENT $MESH_UFFD_DECAY_MS $MESH_UFFD_MAPPINGS $MESH_UFFD_PAUSE_US $MESH_UFFD_RING $MESH_UFFD_DROP_CAPS $MESH_UFFD_CHECK $MESH_UFFD_ABORT $MESH_UFFD_HUGE_PAGES $MESH_UFFD_DENY"' &&
+  shows "^524288 /dev/null 12 $directory/.libs/libmesh-uffd.so 0 7 20 30 100 0 1 1 0 2 make:gcc\$" "run sets the options"
 expect 0 "run's words" "$command" run printf '%s|' -a --json 'b c' && shows '^-a\|--json\|b c\|$' "run leaves the program's arguments alone"
 expect 0 "run --stats" "$command" run --stats true
 if grep -q '^MESH COUNT: ' "$err"; then ok "run --stats"; else fail "run --stats shows none"; fi
