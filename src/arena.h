@@ -31,7 +31,7 @@ struct mu_run {
   uint8_t thin;        /* 0, or the entries of the thin table that stands for the whole one (thin_table.h) */
   uint8_t reserved[3];
   uint64_t fresh; /* a run that is one span: slots whose memory nobody has had since the kernel made it */
-  uint64_t unused;
+  uint32_t trimmed_live, trimmed; /* live, and the tick, when its idle pages were dropped last; 0: never */
   /* Records of the extents that begin at its first page and end at its last, as most do. Under the extent lock. */
   struct mu_extent edges[2];
 };

@@ -751,6 +751,85 @@ void mu_empty_return(unsigned c, const uint32_t *pages, uint32_t n, bool dropped
   mu_lock_release(&h->lock);
 }
 
+/* ---- idle pages of spans of several pages ------------------------------------------------------------------------ */
+
+static uint64_t page_mask(size_t first, size_t end) {
+  return (end >= 64 ? ~(uint64_t)0 : ((uint64_t)1 << end) - 1) & ~(((uint64_t)1 << first) - 1);
+}
+
+/* The pages of a slot, numbered from its span's first. */
+static uint64_t pages_of_slot(const struct mu_size_class *k, uint32_t slot) {
+  size_t start = (size_t)slot * k->size;
+  return page_mask(start >> mu_arena.page_shift, ((start + k->size - 1) >> mu_arena.page_shift) + 1);
+}
+
+static uint64_t idle_pages(const struct mu_size_class *k, const struct mu_mini_heap *span) {
+  uint64_t pages = page_mask(0, k->span_pages);
+  for (uint32_t w = 0; w < k->words; w++)
+    for (uint64_t left = span->bitmap[w]; left; left &= left - 1)
+      pages &= ~pages_of_slot(k, w * 64 + (uint32_t)__builtin_ctzll(left));
+  return pages;
+}
+
+enum mu_idle mu_idle_might_be(uint32_t r, uint32_t before_tick, bool any_age) {
+  const struct mu_run *run = &mu_arena.runs[r];
+  if (!run->in_use || !run->size_class) return MU_IDLE_NONE;
+  const struct mu_size_class *k = &mu_classes[run->size_class];
+  uint32_t slots = (uint32_t)k->slots * k->spans_per_run;
+  if (k->span_pages == 1 || run->closed || !run->live || run->live >= slots) return MU_IDLE_NONE;
+  if (run->trimmed_live == run->live && (int32_t)(run->stamp - run->trimmed) < 0) return MU_IDLE_NONE;
+  return !any_age && (int32_t)(run->stamp - before_tick) > 0 ? MU_IDLE_TOO_YOUNG : MU_IDLE_LOOK;
+}
+
+uint64_t mu_idle_take(uint32_t r, uint64_t present) {
+  struct mu_run *run = &mu_arena.runs[r];
+  unsigned c = run->size_class;
+  struct mu_class_heap *h = &mu_class_heaps[c];
+  const struct mu_size_class *k = &mu_classes[c];
+  uint64_t pages = 0;
+  if (!c) return 0;
+  mu_lock_take(&h->lock);
+  bool fine = run->in_use && run->size_class == c && !run->closed && !h->lost;
+  for (unsigned i = 0; fine && i < MU_RUN_PAGES; i += k->span_pages) {
+    size_t page = (size_t)r * MU_RUN_PAGES + i;
+    struct mu_mini_heap *span = mu_mini_heap(page);
+    uint64_t idle = span->state == MU_SPAN_OPEN && span->live ? idle_pages(k, span) << i : 0;
+    if (!(idle & present)) continue;
+    unlist(h, page);
+    span->state = MU_SPAN_CLOSED;
+    run->closed++;
+    pages |= idle;
+  }
+  if (fine) run->trimmed_live = run->live, run->trimmed = tick_now();
+  mu_lock_release(&h->lock);
+  return pages;
+}
+
+/* Of a run that is one span: slots of which every page is fresh. What was freed meanwhile has others. */
+static void note_fresh(struct mu_run *run, const struct mu_size_class *k, const struct mu_mini_heap *span,
+                       uint64_t pages) {
+  for (uint32_t slot = 0; slot < k->slots; slot++)
+    if (!mu_bit(span->bitmap, slot) && !(pages_of_slot(k, slot) & ~pages)) run->fresh |= (uint64_t)1 << slot;
+}
+
+void mu_idle_return(uint32_t r, uint64_t pages, bool dropped) {
+  struct mu_run *run = &mu_arena.runs[r];
+  struct mu_class_heap *h = &mu_class_heaps[run->size_class];
+  const struct mu_size_class *k = &mu_classes[run->size_class];
+  mu_lock_take(&h->lock);
+  for (unsigned i = 0; i < MU_RUN_PAGES; i += k->span_pages) {
+    size_t page = (size_t)r * MU_RUN_PAGES + i;
+    struct mu_mini_heap *span = mu_mini_heap(page);
+    if (!(pages & page_mask(i, i + k->span_pages)) || span->state != MU_SPAN_CLOSED) continue;
+    if (dropped && !k->meshable) note_fresh(run, k, span, pages);
+    span->state = MU_SPAN_OPEN;
+    enlist(h, page, bin_for(k, span));
+    run->closed--;
+  }
+  if (run->closed == 0 && run->used == 0 && (run->meshed || h->spare_runs > k->spare_runs)) run_destroy(h, r);
+  mu_lock_release(&h->lock);
+}
+
 /* ---- validator --------------------------------------------------------------------------------------------------- */
 
 /* One that has lost slots may be in the bin above its own. */

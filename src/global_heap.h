@@ -155,6 +155,16 @@ void mu_reap_runs(unsigned size_class);
 uint32_t mu_empty_take(unsigned size_class, uint32_t *pages, uint32_t max, uint32_t before_tick);
 void mu_empty_return(unsigned size_class, const uint32_t *pages, uint32_t n, bool dropped);
 
+/* Idle pages: those of a span with live slots that hold nothing of any of them. Finds them in a run of spans of several
+ * pages, none of which was claimed from since `before_tick`, or whenever that was (any_age). */
+enum mu_idle { MU_IDLE_NONE, MU_IDLE_TOO_YOUNG, MU_IDLE_LOOK };
+/* Whether it is worth looking; without a lock, so it may be wrong. */
+enum mu_idle mu_idle_might_be(uint32_t run, uint32_t before_tick, bool any_age);
+/* Takes spans with idle pages, of which some are in `present`, off the lists (state CLOSED), and returns all their idle
+ * pages (bit i: page i of the run). mu_idle_return puts them back. Each locks itself. */
+uint64_t mu_idle_take(uint32_t run, uint64_t present);
+void mu_idle_return(uint32_t run, uint64_t pages, bool dropped);
+
 /* Checks every invariant of the class; aborts with a message. The lock is held. */
 void mu_class_validate(unsigned size_class);
 

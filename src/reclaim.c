@@ -97,10 +97,6 @@ static size_t unused_pages(void) {
   return pages;
 }
 
-bool mu_reclaim_waits(void) {
-  return unused_pages() && !failed;
-}
-
 static size_t count(size_t pages) {
   mu_count(&mu_mesher_counters.reclaimed_bytes, pages << mu_arena.page_shift);
   if (pages) MU_PROBE1(reclaimed, pages << mu_arena.page_shift);
@@ -113,6 +109,72 @@ static size_t drop_before(uint32_t tick) {
   for (unsigned c = 1; c < MU_CLASSES; c++)
     if (unused_in(c)) pages += drop_spans(c, tick, SIZE_MAX);
   return pages;
+}
+
+/* ---- idle pages of spans of several pages ------------------------------------------------------------------------ */
+
+/* Such spans are looked at all at once, when something was claimed or given back since the last time. */
+static struct {
+  uint64_t ops, next; /* next: ns */
+  bool waits;         /* something was too young */
+} idle;
+
+static uint64_t ops_of_long_spans(void) {
+  uint64_t ops = 0;
+  for (unsigned c = 1; c < MU_CLASSES; c++)
+    if (mu_classes[c].span_pages > 1) ops += mu_class_heaps[c].ops;
+  return ops;
+}
+
+static size_t ranges_of_mask(uint32_t r, uint64_t pages, struct mu_range *ranges) {
+  size_t n = 0;
+  for (unsigned at = 0, len; at < MU_RUN_PAGES; at += len) {
+    bool idle_here = pages >> at & 1;
+    for (len = 1; at + len < MU_RUN_PAGES && (pages >> (at + len) & 1) == idle_here;) len++;
+    if (idle_here)
+      ranges[n++] =
+          (struct mu_range){mu_page_address((size_t)r * MU_RUN_PAGES + at), (size_t)len << mu_arena.page_shift};
+  }
+  return n;
+}
+
+static size_t drop_idle_in(uint32_t r) {
+  struct mu_range ranges[MU_RUN_PAGES / 2 + 1];
+  uint64_t present, movable, pages;
+  if (mu_resident(mu_page_address((size_t)r * MU_RUN_PAGES), MU_RUN_PAGES, &present, &movable) < 0)
+    present = ~(uint64_t)0;
+  mu_pass_lock();
+  pages = mu_idle_take(r, present);
+  bool dropped = pages && drop(ranges, ranges_of_mask(r, pages & present, ranges));
+  if (pages) mu_idle_return(r, pages, dropped);
+  mu_pass_unlock();
+  return dropped ? (size_t)__builtin_popcountll(pages & present) : 0;
+}
+
+static size_t drop_idle(uint32_t tick, bool any_age) {
+  size_t pages = 0;
+  idle.ops = ops_of_long_spans();
+  idle.waits = false;
+  for (uint32_t r = 1; r < mu_arena_limit() / MU_RUN_PAGES; r++) {
+    enum mu_idle might = mu_idle_might_be(r, tick, any_age);
+    idle.waits |= might == MU_IDLE_TOO_YOUNG;
+    if (might == MU_IDLE_LOOK) pages += drop_idle_in(r);
+  }
+  return pages;
+}
+
+static bool idle_pages_wait(void) {
+  return idle.waits || ops_of_long_spans() != idle.ops;
+}
+
+static size_t drop_idle_when_due(uint32_t tick, uint64_t now, uint64_t decay_ns) {
+  if (now < idle.next || !idle_pages_wait()) return 0;
+  idle.next = now + decay_ns / 2;
+  return drop_idle(tick, false);
+}
+
+bool mu_reclaim_waits(void) {
+  return (unused_pages() || idle_pages_wait()) && !failed;
 }
 
 /* Each kind gives its share of `excess`, the oldest first. */
@@ -130,16 +192,19 @@ size_t mu_reclaim_old(void) {
   uint64_t now = mu_now_ns();
   if (!begun) mu_decay_begin(&decay, mu_options.eager ? 0 : mu_options.decay_ms * 1000000ULL, now);
   begun = true;
+  uint32_t before = tick - (mu_options.eager ? 1 : mu_options.decay_ms / TICK_MS);
+  count(drop_idle_when_due(before, now, mu_options.eager ? 0 : mu_options.decay_ms * 1000000ULL));
   size_t unused = unused_pages(), allowed = mu_decay_allows(&decay, now, unused), pages = 0;
   if (!unused) return 0;
-  pages = drop_before(tick - (mu_options.eager ? 1 : mu_options.decay_ms / TICK_MS));
+  pages = drop_before(before);
   if (allowed + pages < unused) pages += drop_shares(unused - allowed - pages, unused, tick);
   mu_decay_note_left(&decay, unused_pages());
   return count(pages);
 }
 
 size_t mu_reclaim_all(void) {
-  size_t pages = drop_before(atomic_load_explicit(&mu_tick, memory_order_relaxed));
+  uint32_t tick = atomic_load_explicit(&mu_tick, memory_order_relaxed);
+  size_t pages = drop_idle(tick, true) + drop_before(tick);
   if (begun) mu_decay_note_left(&decay, unused_pages());
   return count(pages);
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Gives unused pages back: free extents, and spans without a live slot. Mesher thread only. */
+/* Gives unused pages back: free extents, spans without a live slot, and of others the pages that hold nothing of any
+ * live slot. Mesher thread only. */
 #ifndef MU_RECLAIM_H
 #define MU_RECLAIM_H
 
