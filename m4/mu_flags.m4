@@ -39,8 +39,9 @@ $mu_missing
 On Debian: apt-get install$mu_missing_packages])])
 ])
 
-dnl MU_SONAME(VARIABLE, LIBS, NAME)
-dnl The name under which programs that link with LIBS look for the library NAME at run time.
+dnl MU_SONAME(VARIABLE, LIBS, NAME, [OTHERWISE])
+dnl The name under which programs that link with LIBS look for the library NAME at run time; OTHERWISE where there is
+dnl only an archive here.
 AC_DEFUN([MU_SONAME], [
 AC_MSG_CHECKING([for the name of the shared $3])
 AC_CHECK_TOOL([READELF], [readelf], [readelf])
@@ -49,6 +50,6 @@ LIBS="-Wl,--no-as-needed $2 $LIBS"
 AC_LINK_IFELSE([AC_LANG_PROGRAM([], [])],
   [$1=`"$READELF" -dW conftest$EXEEXT | sed -n 's/.*(NEEDED).*@<:@@<:@@:>@\($3\.so@<:@^@:>@@:>@*\)@:>@.*/\1/p'`])
 LIBS=$mu_saved_LIBS
-AC_MSG_RESULT([$$1])
-AS_IF([test -z "$$1"], [AC_MSG_ERROR([there is neither an archive of $3 nor a shared one])])
+AC_MSG_RESULT([${$1:-none here}])
+AS_IF([test -z "$$1"], [m4_ifval([$4], [$1=$4], [AC_MSG_ERROR([there is neither an archive of $3 nor a shared one])])])
 ])

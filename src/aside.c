@@ -42,18 +42,18 @@ static bool lists(const char *words, const char *separators, const char *name) {
   return false;
 }
 
-static const char *denied_by(char *const *env) {
+MU_AT_START static const char *denied_by(char *const *env) {
   for (; env && *env; env++)
-    if (strncmp(*env, deny_name, sizeof deny_name - 1) == 0) return *env + sizeof deny_name - 1;
+    if ((*env)[0] == deny_name[0] && strncmp(*env, deny_name, sizeof deny_name - 1) == 0)
+      return *env + sizeof deny_name - 1;
   return "";
 }
 
-/* By the name it was started by, which of a script is the script's, or by that of its file. */
-static bool is_denied(char *const *env) {
+/* By the name it was started by, which of a script is the script's, or by that of its file. fd: the list. */
+static MU_NOINLINE bool is_listed(const char *words, int fd) {
   char file[8192], path[4096];
-  const char *words = denied_by(env), *started = (const char *)getauxval(AT_EXECFN);
-  if (mu_read_file(deny_file, file, sizeof file) <= 0) file[0] = 0;
-  if (!file[0] && !*words) return false;
+  const char *started = (const char *)getauxval(AT_EXECFN);
+  if (fd < 0 || mu_read_all(fd, file, sizeof file) <= 0) file[0] = 0;
   strip_comments(file);
   long n = mu_sys_call(MU_SYS_readlinkat, AT_FDCWD, (long)"/proc/self/exe", (long)path, sizeof path - 1, 0, 0);
   path[n > 0 ? n : 0] = 0;
@@ -61,6 +61,14 @@ static bool is_denied(char *const *env) {
   for (int i = 0; i < 2; i++)
     if (*names[i] && (lists(words, ":", names[i]) || lists(file, " \t\r\n", names[i]))) return true;
   return false;
+}
+
+MU_AT_START static bool is_denied(char *const *env) {
+  const char *words = denied_by(env);
+  int fd = mu_open(deny_file, O_RDONLY | O_CLOEXEC);
+  bool listed = (*words || fd >= 0) && is_listed(words, fd);
+  if (fd >= 0) mu_close(fd);
+  return listed;
 }
 
 /* ---- checkers, which serve the malloc family themselves ---------------------------------------------------------- */
@@ -75,14 +83,14 @@ static bool has_sanitizer(void) {
   return __asan_init || __hwasan_init || __msan_init || __tsan_init;
 }
 
-/* What is contained in this library has constructors too (libcap-ng's opens files), which are called before this
- * sanitizer's, and its open does not work before it has begun. */
+/* Ours are the first constructors, and look up functions; what the sanitizer puts in their place does not work before
+ * it has begun. */
 void mu_begin_sanitizer(void) {
   if (__tsan_init) __tsan_init();
 }
 
 /* Instructions without effect that valgrind knows as the question whether it is there. */
-bool mu_under_valgrind(void) {
+MU_AT_START bool mu_under_valgrind(void) {
 #ifdef __x86_64__
   volatile uint64_t question[6] = {0x1001, 0, 0, 0, 0, 0};
   uint64_t answer = 0;
@@ -207,7 +215,7 @@ size_t mu_foreign_usable(void *p) {
 /* ---- the decision --------------------------------------------------------------------------------------------------
  */
 
-void mu_aside_decide(char *const *env) {
+MU_AT_START void mu_aside_decide(char *const *env) {
   if (!next.malloc || !next.realloc || !next.memalign || !next.free) return;
   if (has_sanitizer())
     mu_aside = MU_ASIDE_SANITIZER;
@@ -230,7 +238,7 @@ void mu_aside_say(void) {
 extern ElfW(Dyn) _DYNAMIC[] __attribute__((weak, visibility("hidden")));
 extern struct r_debug _r_debug __attribute__((weak));
 
-bool mu_is_second_namespace(void) {
+MU_AT_START bool mu_is_second_namespace(void) {
   if (!_DYNAMIC || !&_r_debug) return false; /* a static program has neither */
   const struct link_map *first = _r_debug.r_map;
   for (const struct link_map *at = first; at; at = at->l_next)

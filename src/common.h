@@ -8,11 +8,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define MU_LIKELY(x)    __builtin_expect(!!(x), 1)
-#define MU_UNLIKELY(x)  __builtin_expect(!!(x), 0)
-#define MU_NOINLINE     __attribute__((noinline))
-#define MU_COLD         __attribute__((noinline, cold)) /* and optimized for size */
-#define MU_EXPORT       __attribute__((visibility("default")))
+#define MU_LIKELY(x)   __builtin_expect(!!(x), 1)
+#define MU_UNLIKELY(x) __builtin_expect(!!(x), 0)
+#define MU_NOINLINE    __attribute__((noinline))
+#define MU_COLD        __attribute__((noinline, cold)) /* and optimized for size */
+#define MU_EXPORT      __attribute__((visibility("default")))
+/* What every process touches at its start lies side by side, on few pages: functions where constructors are. */
+#define MU_AT_START     __attribute__((section(".text.startup")))
+#define MU_EARLY        __attribute__((section(".data.early")))
 #define MU_INITIAL_EXEC __attribute__((tls_model("initial-exec")))
 
 /* Always checked: what must never be false, at the price of the program. Does not allocate. */

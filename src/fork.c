@@ -220,11 +220,20 @@ static void child(void) {
   if (!whole) mu_mesher_stay_away();
 }
 
-void mu_fork_init(void) {
+/* glibc's own name for it: pthread_atfork is linked into the library, at the end, on a page that nothing else needs.
+ * The library is never unloaded, so its handlers belong to nobody who is. */
+extern int __register_atfork(void (*)(void), void (*)(void), void (*)(void), void *) __attribute__((weak));
+
+MU_AT_START void mu_fork_init(void) {
+  if (__register_atfork)
+    __register_atfork(prepare, parent, child, NULL);
+  else
+    pthread_atfork(prepare, parent, child);
+}
+
+void mu_fork_watch(void) {
   int err;
-  pthread_atfork(prepare, parent, child);
-  same_process = mu_mmap(NULL, mu_arena.page_size ? mu_arena.page_size : 4096, PROT_READ | PROT_WRITE,
-                         MAP_PRIVATE | MAP_ANONYMOUS, -1, 0, &err);
+  same_process = mu_mmap(NULL, mu_arena.page_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0, &err);
   if (same_process && mu_madvise(same_process, mu_arena.page_size, MADV_WIPEONFORK) < 0) same_process = NULL;
   mark_process();
 }

@@ -13,8 +13,8 @@
 struct mu_class_heap mu_class_heaps[MU_CLASSES];
 _Atomic uint64_t mu_spans_in_use, mu_spans_hwm;
 _Atomic uint64_t mu_mesh_mappings, mu_pages_shown;
-void (*mu_on_growth)(size_t pages);
-void (*mu_on_activity)(void);
+MU_EARLY void (*mu_on_growth)(size_t pages);
+MU_EARLY void (*mu_on_activity)(void);
 _Atomic uint32_t mu_mesher_listens;
 
 void mu_global_heap_init(void) {

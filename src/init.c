@@ -24,7 +24,7 @@ const char mu_init_linked = 1;
  */
 extern void *__libc_stack_end __attribute__((weak));
 
-static char *const *initial_environment(void) {
+MU_AT_START static char *const *initial_environment(void) {
   enum { MOST_ARGUMENTS = 1 << 24 };
   if (environ || !&__libc_stack_end || !__libc_stack_end) return environ;
   long argc = *(long *)__libc_stack_end;
@@ -32,9 +32,9 @@ static char *const *initial_environment(void) {
   return argc >= 0 && argc < MOST_ARGUMENTS && !argv[argc] ? argv + argc + 1 : NULL;
 }
 
-static bool options_are_read, aside_is_decided;
+MU_EARLY static bool options_are_read, aside_is_decided;
 
-void mu_before_heap(void) {
+MU_AT_START void mu_before_heap(void) {
   bool secure = getauxval(AT_SECURE) != 0;
   char *const *env = secure ? NULL : initial_environment();
   if (env && !options_are_read) {
@@ -65,26 +65,29 @@ static bool is_simulated(void) {
   return true;
 }
 
+void mu_heap_made(void) {
+  mu_fork_watch();
+}
+
 /* The first constructor of the process (-z initfirst): so our fork handlers are the innermost, and those of other
- * libraries may allocate. */
+ * libraries may allocate. What only a heap needs is made with it: many a process has none, and every one starts. */
 __attribute__((constructor(101))) static void before_main(void) {
   mu_before_heap();
   if (!mu_aside && is_replaced()) mu_aside = MU_ASIDE_CHECKER;
   if (mu_aside > MU_ASIDE_DENIED || (mu_aside && mu_options.stats)) mu_aside_say();
   if (mu_aside == MU_ASIDE_SANITIZER) mu_begin_sanitizer();
   if (mu_aside) return;
-  mu_threads_init();
-  if (!mu_heap_ready()) return;
-  if (mu_options.profile) mu_profile_init();
+  if (mu_options.profile && mu_heap_ready()) mu_profile_init();
   mu_fork_init();
   if (mu_is_second_namespace() || is_simulated())
     mu_mesher_stay_away();
   else
     mu_open_libraries();
+  if (mu_options.drop_caps) mu_caps_open();
   mu_mesher_init();
 }
 
 __attribute__((destructor(101))) static void after_main(void) {
-  mu_profile_write_at_exit();
-  if (mu_options.stats && !mu_aside) mu_stats_print(mu_options.stats);
+  if (mu_options.profile) mu_profile_write_at_exit();
+  if (mu_options.stats && !mu_aside && mu_heap_ready()) mu_stats_print(mu_options.stats);
 }

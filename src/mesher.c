@@ -60,7 +60,6 @@ static struct {
   _Atomic uint32_t beat;            /* counts on while the mesher gets anywhere */
   _Atomic uint32_t deaf;            /* it did not answer in time: nobody waits for it until it answers again */
   pthread_t thread;
-  int pid;           /* of the process that this is about */
   uint32_t attempts; /* that failed */
   uint64_t began;    /* ns */
   uint64_t ticked;   /* ns: when the tick that it is now began */
@@ -79,6 +78,7 @@ static struct {
 
 /* Where the mesher must not be; kept by children. */
 static _Atomic uint32_t keeps_out, stays_away;
+MU_EARLY static int home; /* the process: not that of a vfork child, which has our memory */
 
 /* ---- turns ---------------------------------------------------------------------------------------------------------
  */
@@ -511,7 +511,7 @@ static void *run(void *unused) {
 
 static bool is_running(void) {
   /* seq_cst: see mu_mesher_leave */
-  return atomic_load_explicit(&m.state, memory_order_seq_cst) == RUNNING && mu_pid() == m.pid;
+  return atomic_load_explicit(&m.state, memory_order_seq_cst) == RUNNING && mu_pid() == home;
 }
 
 bool mu_mesher_is_running(void) {
@@ -571,7 +571,7 @@ static void request(uint32_t what) {
 
 /* The mesher listens, and something has changed: called by whoever changed it, without locks. */
 static void activity(void) {
-  if (mu_pid() != m.pid) return;
+  if (mu_pid() != home) return;
   if (!atomic_exchange_explicit(&mu_mesher_listens, 0, memory_order_relaxed)) return;
   if (atomic_exchange_explicit(&m.wants_turn, 0, memory_order_relaxed))
     request(WANT_TURN);
@@ -592,7 +592,7 @@ static bool would_be_killed(void) {
 /* Not in a vfork child, which has our memory but is another process. */
 static void start(void) {
   uint32_t not_started = NOT_STARTED;
-  if (atomic_load_explicit(&m.state, memory_order_relaxed) != NOT_STARTED || mu_pid() != m.pid) return;
+  if (atomic_load_explicit(&m.state, memory_order_relaxed) != NOT_STARTED || mu_pid() != home) return;
   if (atomic_load_explicit(&stays_away, memory_order_relaxed)) return;
   if (m.attempts && m.attempts++ % RETRY_EVERY) return;
   if (!atomic_compare_exchange_strong_explicit(&m.state, &not_started, STARTING, memory_order_seq_cst,
@@ -628,12 +628,12 @@ static void grown(size_t pages) {
   if (mu_options.eager || mu_arena_limit() << mu_arena.page_shift >= START_BYTES) start();
 }
 
-void mu_mesher_init(void) {
-  m.pid = mu_pid();
+MU_AT_START void mu_mesher_init(void) {
+  home = mu_pid();
   mu_on_activity = activity;
   mu_on_growth = grown;
   /* Not before the program allocates: who brings a malloc of its own, and counts its threads, gets none of ours. */
-  if (!mu_options.eager) grown(0);
+  if (!mu_options.eager && mu_arena_limit()) grown(0);
   if (mu_options.profile && mu_options.profile_signal) start(); /* writes the profile of a program that sleeps */
   if (!mu_options.drop_caps) return;
   start();
@@ -647,7 +647,7 @@ void mu_mesher_init(void) {
 /* Another thread may be about to. */
 static void start_and_wait(void) {
   start();
-  while (atomic_load_explicit(&m.state, memory_order_acquire) == STARTING && mu_pid() == m.pid)
+  while (atomic_load_explicit(&m.state, memory_order_acquire) == STARTING && mu_pid() == home)
     mu_futex_wait(&m.state, STARTING, 1000000);
 }
 
@@ -718,7 +718,7 @@ static void stop(void) {
 void mu_mesher_leave(void) {
   /* seq_cst: either start sees this, or this sees that it is starting */
   atomic_fetch_add_explicit(&keeps_out, 1, memory_order_seq_cst);
-  if (mu_pid() == m.pid && !mu_thread_is_ours() && !drops_caps) stop();
+  if (mu_pid() == home && !mu_thread_is_ours() && !drops_caps) stop();
 }
 
 void mu_mesher_may_start(void) {
@@ -739,7 +739,7 @@ void mu_mesher_forget(void) {
   mu_pressure_forget();
   mu_headroom_forget();
   atomic_store_explicit(&keeps_out, 0, memory_order_relaxed);
-  m.pid = mu_pid();
+  home = mu_pid();
   atomic_store_explicit(&mu_mesher_listens, 0, memory_order_relaxed);
   mu_stats_page_left_alone();
 }

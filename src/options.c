@@ -69,10 +69,11 @@ static bool is_for_others(const char *name, size_t len) {
   return false;
 }
 
-void mu_options_read(char *const *envp) {
+MU_AT_START void mu_options_read(char *const *envp) {
   for (; *envp; envp++) {
+    if ((*envp)[0] != 'M') continue;
     const char *equals = strchr(*envp, '=');
-    if (!equals || ((*envp)[0] != 'M')) continue;
+    if (!equals) continue;
     size_t len = (size_t)(equals - *envp);
     bool known = strncmp(*envp, "MESH_UFFD_", 10) != 0;
     for (size_t i = 0; i < sizeof table / sizeof *table; i++)

@@ -52,7 +52,7 @@ static struct {
   int pid; /* of the process that began */
   uint32_t written;
   char name[NAME_ROOM];
-} profile = {.stack_count = OTHERS + 1};
+} profile; /* 4 KiB, of which no process without a profile has a page */
 
 bool mu_profile_on;
 _Atomic uint32_t mu_profile_asked;
@@ -316,6 +316,7 @@ void mu_profile_init(void) {
     mu_log("no memory for heap profiling");
     return;
   }
+  profile.stack_count = OTHERS + 1;
   keep_name();
   profile.pid = mu_pid();
   profile.since_ns = mu_now_ns();

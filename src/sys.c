@@ -39,7 +39,7 @@ static enum mu_sys kind_of_request(unsigned long request) {
   }
 }
 
-mu_sys_hook_fn mu_sys_hook;
+MU_EARLY mu_sys_hook_fn mu_sys_hook;
 static _Atomic uint64_t calls[MU_SYS_COUNT]; /* counted only while a hook is set */
 
 #if defined(__x86_64__)
@@ -170,15 +170,20 @@ uint64_t mu_thread_cpu_ns(void) {
   return clock_ns(CLOCK_THREAD_CPUTIME_ID);
 }
 
-ssize_t mu_read_file(const char *path, char *buf, size_t room) {
-  int fd = mu_open(path, O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return fd;
+ssize_t mu_read_all(int fd, char *buf, size_t room) {
   size_t have = 0;
   ssize_t n = 0;
   while (have + 1 < room && (n = mu_read(fd, buf + have, room - 1 - have)) > 0) have += (size_t)n;
-  mu_close(fd);
   buf[have] = 0;
   return n < 0 ? n : (ssize_t)have;
+}
+
+ssize_t mu_read_file(const char *path, char *buf, size_t room) {
+  int fd = mu_open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return fd;
+  ssize_t n = mu_read_all(fd, buf, room);
+  mu_close(fd);
+  return n;
 }
 
 /* The hook behind MESH_UFFD_TEST_FAIL. */

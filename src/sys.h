@@ -108,7 +108,8 @@ void mu_futex_wake(_Atomic uint32_t *word, int count);
 uint64_t mu_now_ns(void);
 uint64_t mu_thread_cpu_ns(void);
 
-/* Reads a small file into buf as a string; returns its length or -errno. */
+/* Reads a small file into buf as a string; returns its length or -errno. mu_read_all: one that is open. */
+ssize_t mu_read_all(int fd, char *buf, size_t room);
 ssize_t mu_read_file(const char *path, char *buf, size_t room);
 
 #endif

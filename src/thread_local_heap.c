@@ -22,7 +22,7 @@ enum { FIRST_LIMIT = 8, FIRST_LIMIT_BYTES = 1024, FREE_BYTES = 4 << 20, HEAP_SHA
 
 static _Atomic size_t allowed_bytes; /* sum over heaps in use */
 
-enum mu_aside mu_aside;
+MU_EARLY enum mu_aside mu_aside;
 
 static struct mu_thread_local_heap empty_heap;
 /* A thread that has ended (its key's destructor has run) and still calls: served slot by slot, keeping nothing. */
@@ -41,6 +41,8 @@ static struct {
   pthread_key_t key;
 } registry;
 
+static void thread_ended(void *heap);
+
 /* The first call of all makes the heap. */
 static bool heap_ready(void) {
   /* acquire: pairs with the release below; the arena is seen complete */
@@ -53,6 +55,8 @@ static bool heap_ready(void) {
     const void *random = (const void *)getauxval(AT_RANDOM);
     if (random) memcpy(&registry.seeds, random, sizeof registry.seeds);
     registry.seeds |= 1;
+    registry.key_ready = pthread_key_create(&registry.key, thread_ended) == 0;
+    if (mu_heap_made) mu_heap_made();
     atomic_store_explicit(&registry.heap_ready, 1, memory_order_release);
   }
   mu_lock_release(&mu_registry);
@@ -204,12 +208,6 @@ bool mu_thread_start(void) {
   /* The destructor runs when the thread ends. May allocate: the heap is set, so that is an ordinary call. */
   if (registry.key_ready) pthread_setspecific(registry.key, t);
   return true;
-}
-
-void mu_threads_init(void) {
-  registry.key_ready = pthread_key_create(&registry.key, thread_ended) == 0;
-  /* Threads that allocated before now: only the one that runs constructors. */
-  if (registry.key_ready && mu_has_heap()) pthread_setspecific(registry.key, mu_own_heap);
 }
 
 /* A thread without a heap of its own takes slot by slot. */

@@ -35,9 +35,6 @@ extern __thread MU_INITIAL_EXEC struct mu_thread_local_heap *mu_own_heap;
 /* From now on every malloc and free of all threads goes the slow way. Once, before there are other threads. */
 void mu_watch_calls(void);
 
-/* Registers the fork handlers and the thread-exit key. Once, after libc is up. */
-void mu_threads_init(void);
-
 /* Whether the calling thread has a heap of its own: not before its first call, nor once it has ended. */
 bool mu_has_heap(void);
 /* Gives it one, if it has none. False when it must do without. */
@@ -49,6 +46,8 @@ bool mu_heap_ready(void);
 /* Called before the heap is made, once or more often, by one thread at a time. Where it is linked: not in unit tests.
  */
 void mu_before_heap(void) __attribute__((weak));
+/* Called when it has been made, under the lock of the registry. */
+void mu_heap_made(void) __attribute__((weak));
 
 /* The slow ways: a vector that is empty, a vector that is full. */
 void *mu_malloc_refill(unsigned size_class);

@@ -340,7 +340,7 @@ archive=$(dirname "$LIB")/libmesh-uffd.a
 if [ ! -f "$archive" ] || [ -z "${abs_top_srcdir:-}" ]; then
   skip "a static program that contains the library: there is no archive"
 elif ! cc -static -I"$abs_top_srcdir/include" -I"$abs_top_srcdir/tests" -I"$abs_top_srcdir" -D_GNU_SOURCE "$abs_top_srcdir/tests/sparse.c" "$archive" \
-  -luring -lcap-ng -pthread -o "$directory/contains" 2>"$err"; then
+  -luring -pthread -o "$directory/contains" 2>"$err"; then
   skip "a static program that contains the library: cannot be built: $(head -n 1 "$err")"
 else
   strip "$directory/contains"

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# Where there are no archives of liburing and libcap-ng, the library opens the shared ones: it needs libc alone, shows
-# nothing of them, the ring carries operations, and the capability is dropped.
+# Where there is no archive of liburing, the library opens the shared one: it needs libc alone, shows nothing of it, and
+# the ring carries operations; and libcap-ng, which it always opens, by none but who drops the capability.
 set -eu -o pipefail
 : "${abs_top_srcdir:?}"
 . "$abs_top_srcdir/tests/elsewhere.sh"
@@ -36,6 +36,12 @@ for asked in MESH_UFFD_RING=0 MESH_UFFD_MESH=0; do
 done
 env LD_PRELOAD="$LIB" grep -q liburing /proc/self/maps || fail "liburing is not opened"
 env LD_PRELOAD="$LIB" grep -q libcap-ng /proc/self/maps && fail "libcap-ng is opened without need"
+
+# libc has not begun when they are opened.
+for asked in MESH_UFFD_RING=1 MESH_UFFD_DROP_CAPS=1; do
+  # shellcheck disable=SC2016
+  [ "$(env $asked SOME=thing LD_PRELOAD="$LIB" sh -c 'echo "$SOME"')" = thing ] || fail "$asked: the environment is lost"
+done
 
 status=0
 "$abs_top_srcdir/tests/caps.sh" >"$directory/said" 2>&1 || status=$?

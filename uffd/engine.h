@@ -55,6 +55,8 @@ static inline void mu_open_libraries(void) {}
 bool mu_caps_have_ptrace(void);
 /* Gives it up, for good. False: the thread has it still, or may have. */
 bool mu_caps_drop_ptrace(void);
+/* In a constructor, since that allocates: opens what mu_caps_drop_ptrace uses. */
+void mu_caps_open(void);
 
 /*
  * After a fork the kernel moves no page from before until it has been written. Does what a write would do to the pages
