@@ -17,6 +17,7 @@
 #include "src/thread.h"
 #include "src/thread_local_heap.h"
 #include "src/validate.h"
+#include "src/written.h"
 #include "uffd/engine.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -221,7 +222,7 @@ static size_t mesh(const struct mu_pass_policy *policy) {
     if (!is_being_emptied(c) || policy->ignore_backoff)
       pages += mu_pass_class(c, policy);
     else
-      m.deferred = true;
+      mu_pass_look(c, policy), m.deferred = true;
   end_turn();
   mu_count(&mu_mesher_counters.freed_bytes, pages << mu_arena.page_shift);
   if (mu_options.validate) mu_heap_validate(false);
@@ -335,11 +336,14 @@ static enum mu_outcome mesh_as_it_pays(void) {
                                                                 : MIN_PAGES_A_PLAN,
                                   .deadline_ns = mu_thread_cpu_ns() + ns,
                                   .ignore_backoff = mu_options.eager || is_at_rest(), /* then it is tried seldom */
+                                  .spare_written = !mu_options.eager,
                                   .may_go_on = may_go_on};
   uint64_t before = hindrances();
   m.deferred = false;
-  if (mesh(&policy)) return MU_PAID;
+  if (mesh(&policy)) return mu_pass_waits() ? MU_PUT_OFF : MU_PAID;
+  bool waits = mu_pass_waits();
   if (m.deferred || mu_options.eager) return MU_PUT_OFF;
+  if (waits) return MU_WAITS;
   return hindrances() != before ? MU_REFUSED : MU_FUTILE;
 }
 
@@ -733,6 +737,7 @@ void mu_mesher_stay_away(void) {
 void mu_mesher_forget(void) {
   mu_engine_forget();
   mu_packs_forget();
+  mu_written_forget();
   memset(&m, 0, sizeof m);
   memset(&turn, 0, sizeof turn);
   mu_reclaim_renew();

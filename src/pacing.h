@@ -11,6 +11,7 @@
 enum mu_outcome {
   MU_PAID,
   MU_PUT_OFF, /* something was left for a moment: it is tried again at once */
+  MU_WAITS,   /* something was looked at, and will be again after MU_LOOK_TICKS */
   MU_REFUSED, /* it gave nothing back, but something was in the way that may go away by itself */
   MU_FUTILE,  /* it gave nothing back, and will not before the program does something */
 };
