@@ -231,6 +231,12 @@ static void put_all(void) {
   if (refused) put("(%u processes may not be read by this user)", refused);
 }
 
+/* Whether lines can be written over: the sequences for it are the same everywhere else. */
+static bool can_go_back(void) {
+  const char *kind = getenv("TERM");
+  return kind && *kind && strcmp(kind, "dumb") != 0;
+}
+
 static int top_run(int argc, char **argv) {
   static const struct option options[] = {{"batch", no_argument, NULL, 'b'},
                                           {"count", required_argument, NULL, 'n'},
@@ -251,6 +257,7 @@ static int top_run(int argc, char **argv) {
   struct target t;
   if (pid) target_open_or_die(&t, pid);
   if (!batch && !(isatty(STDIN_FILENO) && isatty(STDOUT_FILENO))) die(FAILED, "top: this is no terminal; see --batch");
+  if (!can_go_back()) batch = true;
   catch_interrupts();
   if (!batch) take_terminal();
   enum found found = FOUND;
@@ -277,7 +284,7 @@ const struct command top_command = {
     "memory first; or all processes under mesh-uffd that this user may read, a line each.\n\n"
     "  -i, --interval SECONDS  between two looks (1)\n"
     "  -n, --count N           ends after N looks\n"
-    "  -b, --batch             plain lines, no terminal needed\n"
+    "  -b, --batch             plain lines, no terminal needed; so on one that is dumb (TERM)\n"
     "  -h, --help              this text\n\n"
     "Exit status: 0 done; 2 wrong arguments; 3 no such process; 4 not permitted; 5 no figures.\n",
     top_run};

@@ -41,7 +41,8 @@ void die_usage(const char *command, const char *format, ...) {
 
 void finish_output(FILE *to, const char *name) {
   bool failed = ferror(to);
-  if (fflush(to) != 0 || failed) die(FAILED, "%s cannot be written: %s", name, strerror(errno));
+  if (fflush(to) != 0) die(FAILED, "%s cannot be written: %s", name, strerror(errno));
+  if (failed) die(FAILED, "%s cannot be written", name); /* by which call is not known any more */
 }
 
 bool parse_number(const char *text, uint64_t low, uint64_t high, uint64_t *value) {

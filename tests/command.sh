@@ -255,13 +255,22 @@ END
   expect 0 "stat -n" "$command" stat -n 3 -i 0.05 -j "$pid"
   if [ "$(wc -l <"$out")" = 3 ]; then ok "stat three times"; else fail "stat three times"; fi
   expect 1 "stat to a full disk" sh -c "exec '$command' stat $pid >/dev/full" && says 'cannot be written' "stat to a full disk"
+  for closed in "stat $pid" "stat -i 0.05 $pid" "map -o - $pid" "top -b -i 0.05 $pid"; do
+    # shellcheck disable=SC2086 # words
+    expect '0|141' "$closed into a closed pipe" bash -c "set -o pipefail; timeout 20 '$command' $closed | head -c 1 >/dev/null" &&
+      ok "$closed into a pipe that is closed"
+  done
+  expect 1 "stat to nowhere" sh -c "exec '$command' stat $pid >&-" && says 'cannot be written' "stat without standard output"
   expect 0 "top of one" "$command" top --batch -n 2 -i 0.05 "$pid" && shows '^passes ' "top of one process"
   if [ "$(wc -L <"$out")" -gt 80 ] || [ "$(wc -l <"$out")" -gt 49 ]; then fail "top does not fit 80x24"; else ok "top fits 80x24"; fi
   expect 0 "top of all" "$command" top --batch -n 1 && shows "^ *$pid .* sparse" "top of all processes"
   expect 1 "top without a terminal" "$command" top "$pid" && says 'no terminal' "top without a terminal"
   if command -v script >/dev/null; then
-    expect 0 "top on a terminal" script -qec "stty rows 24 cols 80; $command top -n 2 -i 0.1 $pid" /dev/null &&
+    expect 0 "top on a terminal" script -qec "stty rows 24 cols 80; TERM=vt100 $command top -n 2 -i 0.1 $pid" /dev/null &&
       shows $'\033\\[\\?1049l' "top on a terminal leaves it as it was"
+    expect 0 "top on a dumb terminal" script -qec "stty rows 24 cols 80; TERM=dumb $command top -n 2 -i 0.1 $pid" /dev/null &&
+      shows '^passes ' "top on a dumb terminal"
+    if grep -q $'\033' "$out"; then fail "top on a dumb terminal moves its cursor"; fi
   else
     skip "top on a terminal: there is no script(1)"
   fi
