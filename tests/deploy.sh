@@ -2,31 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 # The files of examples/deploy, as far as they can be tried here: syntax, that what they name is there, the seccomp profile,
 # and that the figures reach a collector. What cannot be tried is said in doc/deployment.md.
-set -u
-: "${LIB:?}" "${abs_top_srcdir:?}" "${abs_top_builddir:?}"
-directory=$(mktemp -d) || exit 99
-process=''
-# shellcheck disable=SC2317 # called by trap
-clean_up() {
-  [ -z "$process" ] || kill -KILL "$process" 2>/dev/null
-  rm -rf "$directory"
-}
-trap clean_up EXIT
-failed=0
+. "${abs_top_srcdir:?}/tests/begin.sh"
 fail() {
   echo "FAIL $*"
   [ ! -s "$directory/said" ] || sed 's/^/    /' "$directory/said" | head -n 20
   failed=1
 }
-ok() { echo "ok $*"; }
-skip() { echo "skipped part: $*"; }
 export PATH=$abs_top_builddir/cmd:$PATH
 unset LD_PRELOAD
 cd "$abs_top_srcdir/examples/deploy" || exit 99
-if ! command -v python3 >/dev/null; then
-  echo "skipped: there is no python3"
-  exit 77
-fi
+need python3
 
 # ---- each is named on the page that says which to choose ----
 for file in *; do
@@ -173,8 +158,6 @@ else
 fi
 kill -KILL "$process"
 wait "$writer"
-process=''
 if [ -n "$(ls "$directory/collector")" ]; then fail "mesh-uffd-metrics leaves a file"; else ok "mesh-uffd-metrics ends with its process"; fi
 
-[ $failed = 0 ] || exit 1
-echo passed
+finish

@@ -3,18 +3,8 @@
 # Runs the commands of README.md and doc/guide.md, as they stand there, against the built tree: what is in a block that
 # begins with ```sh. "sh if PROGRAM": where that is installed; "sh not run: WHY": not, and then it must be in the list
 # below. One shell runs all blocks of a file, one after the other. Links to files and the pictures are checked, too.
-set -u
-: "${LIB:?}" "${abs_top_srcdir:?}" "${abs_top_builddir:?}"
-for tool in cc python3 pkg-config; do
-  command -v $tool >/dev/null || { echo "skipped: there is no $tool"; exit 77; }
-done
-directory=$(mktemp -d) || exit 99
-trap 'kill $(jobs -p) 2>/dev/null; rm -rf "$directory"' EXIT
-failed=0
-fail() {
-  echo "FAIL $*"
-  failed=1
-}
+. "${abs_top_srcdir:?}/tests/begin.sh"
+need cc python3 pkg-config
 
 # File, and first command of each block that is not run.
 cat >"$directory/expected" <<'END'
@@ -88,5 +78,4 @@ for link in $(grep -oE '\]\((\.\./README\.md)?#[^)]+' doc/guide.md | sed 's/.*#/
 done
 doc/draw --check || failed=1
 
-[ $failed = 0 ] || exit 1
-echo passed
+finish

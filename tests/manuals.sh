@@ -2,18 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Man pages and completions: well-formed, and true to the command's help, the options table and the header. The example of
 # mesh_uffd.3 is built.
-set -u
-: "${abs_top_srcdir:?}" "${abs_top_builddir:?}"
+. "${abs_top_srcdir:?}/tests/begin.sh"
 command=$abs_top_builddir/cmd/mesh-uffd
-directory=$(mktemp -d) || exit 99
-trap 'rm -rf "$directory"' EXIT
-failed=0
-fail() {
-  echo "FAIL $*"
-  failed=1
-}
-ok() { echo "ok $*"; }
-skip() { echo "skipped part: $*"; }
 cd "$abs_top_srcdir" || exit 99
 
 # ---- man pages ----
@@ -78,7 +68,7 @@ done
 sed -n '/^\.EX/,/^\.EE/p' man/mesh_uffd.3 | sed '/^\.E/d; s/\\en/\\n/; s/\\-/-/g' >"$directory/example.c"
 if ! command -v cc >/dev/null; then
   skip "the example of mesh_uffd.3: no compiler here"
-elif cc -Wall -Werror -Iinclude "$directory/example.c" -o "$directory/example" "${LIB:?}" &&
+elif cc -Wall -Werror -Iinclude "$directory/example.c" -o "$directory/example" "$LIB" &&
   LD_LIBRARY_PATH=$(dirname "$LIB") "$directory/example" | grep -q 'live bytes$'; then
   ok "the example of mesh_uffd.3"
 else
@@ -159,5 +149,4 @@ else
   skip "zsh: not installed"
 fi
 
-[ $failed = 0 ] || exit 1
-echo passed
+finish
