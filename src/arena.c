@@ -56,7 +56,7 @@ static size_t reserve_limit(void) {
   return limit.rlim_cur > used ? (limit.rlim_cur - used) / 4 * 3 : 0;
 }
 
-static bool reserve(size_t bytes) {
+MU_AT_START static bool reserve(size_t bytes) {
   size_t pages = bytes >> mu_arena.page_shift, tables = table_bytes(pages);
   size_t align = mu_max(MU_RUN_PAGES * mu_arena.page_size, MU_HUGE_BYTES);
   int err;
@@ -84,7 +84,7 @@ static size_t page_size(void) {
   return test > real && !(test & (test - 1)) ? test : real;
 }
 
-bool mu_arena_init(void) {
+MU_AT_START bool mu_arena_init(void) {
   mu_arena.page_size = page_size();
   mu_arena.page_shift = mu_log2(mu_arena.page_size);
   mu_size_class_init(mu_arena.page_size);
@@ -92,7 +92,9 @@ bool mu_arena_init(void) {
   /* The tables take less than a sixteenth of the arena. */
   size_t bytes = mu_round_down(mu_min(MAX_RESERVE, reserve_limit() / 17 * 16), run_bytes);
   while (bytes >= MIN_RESERVE && !reserve(bytes)) bytes = mu_round_down(bytes / 2, run_bytes);
-  x.top = x.committed = MU_RUN_PAGES; /* the first run stays inaccessible: page 0 ends lists */
+  x.top = MU_RUN_PAGES; /* the first run stays inaccessible: page 0 ends lists */
+  MU_NOT_ONE_CONSTANT();
+  x.committed = MU_RUN_PAGES;
   return bytes >= MIN_RESERVE;
 }
 
@@ -112,7 +114,7 @@ void mu_extents_dropping(const void *start, size_t len) {
 }
 
 /* Makes a table accessible as far as `to` bytes; `from` bytes already are. */
-static bool commit_table(void *table, size_t from, size_t to) {
+MU_AT_START static bool commit_table(void *table, size_t from, size_t to) {
   from = mu_round_up(from, mu_arena.page_size);
   to = mu_round_up(to, mu_arena.page_size);
   return to <= from || mu_mprotect((char *)table + from, to - from, PROT_READ | PROT_WRITE) == 0;
@@ -128,7 +130,7 @@ static bool make_accessible(char *start, size_t len) {
   return true;
 }
 
-static bool commit_to(size_t pages) {
+MU_AT_START static bool commit_to(size_t pages) {
   size_t old = x.committed == MU_RUN_PAGES ? 0 : x.committed;
   size_t run = sizeof(struct mu_run);
   if (!commit_table(mu_arena.page_map, old, pages)) return false;
@@ -143,7 +145,7 @@ static bool commit_to(size_t pages) {
 
 /* Grows in steps of an eighth of the heap, so that a large heap takes few calls and a small one little commit charge.
  */
-static bool commit(size_t pages) {
+MU_AT_START static bool commit(size_t pages) {
   if (pages <= x.committed) return true;
   if (pages > mu_arena.reserved) return false;
   size_t least = ((size_t)1 << 20) >> mu_arena.page_shift, most = ((size_t)64 << 20) >> mu_arena.page_shift;
@@ -167,7 +169,7 @@ static int kind_of(const struct mu_extent *m) {
   return m->state == MU_EXTENT_CLEAN;
 }
 
-static void bin_insert(size_t page) {
+MU_AT_START static void bin_insert(size_t page) {
   struct mu_extent *m = mu_extent_at(page);
   unsigned bin = bin_of(m->pages);
   uint32_t *head = &x.head[kind_of(m)][bin];
@@ -178,7 +180,7 @@ static void bin_insert(size_t page) {
   x.nonempty[kind_of(m)][bin / 64] |= (uint64_t)1 << bin % 64;
 }
 
-static void bin_remove(size_t page) {
+MU_AT_START static void bin_remove(size_t page) {
   struct mu_extent *m = mu_extent_at(page);
   unsigned bin = bin_of(m->pages);
   uint32_t *head = &x.head[kind_of(m)][bin];
@@ -230,7 +232,7 @@ static void count_dirty(size_t pages, bool more) {
 }
 
 /* Takes a free extent off every list; its MiniHeaps are zero after. */
-static size_t take_off(size_t page) {
+MU_AT_START static size_t take_off(size_t page) {
   struct mu_extent *m = mu_extent_at(page);
   size_t pages = m->pages;
   bin_remove(page);
@@ -243,7 +245,7 @@ static size_t take_off(size_t page) {
   return pages;
 }
 
-static void record(size_t page, size_t pages, enum mu_state state) {
+MU_AT_START static void record(size_t page, size_t pages, enum mu_state state) {
   struct mu_extent *m = mu_extent_at(page);
   m->state = (uint8_t)state;
   m->pages = (uint32_t)pages;
@@ -256,7 +258,7 @@ static void record(size_t page, size_t pages, enum mu_state state) {
   if (state == MU_EXTENT_DIRTY) count_dirty(pages, true);
 }
 
-static void put_on(size_t page, size_t pages, enum mu_state state) {
+MU_AT_START static void put_on(size_t page, size_t pages, enum mu_state state) {
   record(page, pages, state);
   if (state == MU_EXTENT_DIRTY) age_insert(page);
 }
@@ -268,7 +270,7 @@ static size_t before(size_t page, enum mu_state state) {
   return mu_extent_state(mu_extent_at(first)) == state ? first : MU_NO_PAGE;
 }
 
-static void insert_merged(size_t page, size_t pages, enum mu_state state) {
+MU_AT_START static void insert_merged(size_t page, size_t pages, enum mu_state state) {
   size_t left = page > MU_RUN_PAGES ? before(page, state) : MU_NO_PAGE, right = page + pages;
   if (left) {
     pages += take_off(left);
@@ -298,7 +300,7 @@ static size_t find_in_bin(int kind, unsigned bin, size_t pages, size_t align) {
   return MU_NO_PAGE;
 }
 
-static size_t find(int kind, size_t pages, size_t align) {
+MU_AT_START static size_t find(int kind, size_t pages, size_t align) {
   unsigned bin = bin_of(pages);
   uint64_t word = x.nonempty[kind][bin / 64] >> bin % 64 << bin % 64;
   for (unsigned w = bin / 64; w < BIN_WORDS; word = ++w < BIN_WORDS ? x.nonempty[kind][w] : 0)
@@ -309,7 +311,7 @@ static size_t find(int kind, size_t pages, size_t align) {
   return MU_NO_PAGE;
 }
 
-static size_t carve(size_t page, size_t pages, size_t align) {
+MU_AT_START static size_t carve(size_t page, size_t pages, size_t align) {
   enum mu_state state = mu_extent_at(page)->state;
   size_t at = aligned_in(page, pages, align), end = page + take_off(page);
   if (at > page) put_on(page, at - page, state);
@@ -317,7 +319,7 @@ static size_t carve(size_t page, size_t pages, size_t align) {
   return at;
 }
 
-static size_t from_top(size_t pages, size_t align) {
+MU_AT_START static size_t from_top(size_t pages, size_t align) {
   size_t at = align_page(x.top, align);
   if (at + pages > mu_arena.reserved || !commit(at + pages)) return MU_NO_PAGE;
   size_t old = x.top;
@@ -326,7 +328,7 @@ static size_t from_top(size_t pages, size_t align) {
   return at;
 }
 
-size_t mu_extent_alloc(size_t pages, size_t align, bool *zeroed) {
+MU_AT_START size_t mu_extent_alloc(size_t pages, size_t align, bool *zeroed) {
   *zeroed = false;
   if (pages > mu_arena.reserved || align > mu_arena.reserved) return MU_NO_PAGE;
   mu_lock_take(&mu_extent_lock);
@@ -519,7 +521,7 @@ void mu_meta_lost(void) {
   meta.left = 0;
 }
 
-void *mu_meta_alloc(size_t bytes) {
+MU_AT_START void *mu_meta_alloc(size_t bytes) {
   bytes = mu_round_up(bytes, 64);
   mu_lock_take(&mu_meta_lock);
   if (bytes > meta.left) {

@@ -13,7 +13,7 @@
 
 /* ---- programs that are denied ------------------------------------------------------------------------------------ */
 
-static const char deny_file[] = MU_SYSCONFDIR "/mesh-uffd.deny";
+MU_EARLY_CONST static const char deny_file[] = MU_SYSCONFDIR "/mesh-uffd.deny";
 static const char deny_name[] = "MESH_UFFD_DENY=";
 
 static const char *last_part(const char *path) {
@@ -92,8 +92,10 @@ void mu_begin_sanitizer(void) {
 /* Instructions without effect that valgrind knows as the question whether it is there. */
 MU_AT_START bool mu_under_valgrind(void) {
 #ifdef __x86_64__
-  volatile uint64_t question[6] = {0x1001, 0, 0, 0, 0, 0};
+  volatile uint64_t question[6]; /* not initialized by a constant, which would be on a page of its own */
   uint64_t answer = 0;
+  question[0] = 0x1001;
+  for (int i = 1; i < 6; i++) question[i] = 0;
   __asm__ volatile("rolq $3, %%rdi; rolq $13, %%rdi; rolq $61, %%rdi; rolq $51, %%rdi; xchgq %%rbx, %%rbx"
                    : "+d"(answer)
                    : "a"(question)

@@ -13,10 +13,16 @@
 #define MU_NOINLINE    __attribute__((noinline))
 #define MU_COLD        __attribute__((noinline, cold)) /* and optimized for size */
 #define MU_EXPORT      __attribute__((visibility("default")))
-/* What every process touches at its start lies side by side, on few pages: functions where constructors are. */
+/* What every process touches at its start and at its first allocations lies side by side, on few pages: functions where
+ * constructors are, constants where those are that the dynamic linker has to write. */
 #define MU_AT_START     __attribute__((section(".text.startup")))
+#define MU_EARLY_CONST  __attribute__((section(".data.rel.ro.early")))
 #define MU_EARLY        __attribute__((section(".data.early")))
 #define MU_INITIAL_EXEC __attribute__((tls_model("initial-exec")))
+
+/* Between two stores of constants: compilers make one of them, of a constant that is on a page which small processes
+ * would have for that alone. */
+#define MU_NOT_ONE_CONSTANT() __asm__ volatile("")
 
 /* Always checked: what must never be false, at the price of the program. Does not allocate. */
 _Noreturn void mu_assert_failed(const char *what, const char *file, int line);

@@ -27,7 +27,7 @@ static MU_NOINLINE void *large(size_t size, size_t align, bool *zeroed) {
 }
 
 /* A slot of the class, perhaps marked (mu_is_fresh). */
-static void *slot_of(unsigned c) {
+MU_AT_START static void *slot_of(unsigned c) {
   void *p = mu_vector_pop(&mu_own_heap->vectors[c]);
   if (!p) p = mu_malloc_refill(c);
   return p ? p : out_of_memory();
@@ -41,7 +41,7 @@ static const struct mu_run *small_run(const void *p) {
   return run->in_use ? run : NULL;
 }
 
-static void *allocate(size_t size, bool *zeroed) {
+MU_AT_START static void *allocate(size_t size, bool *zeroed) {
   if (size > MU_MAX_SMALL) return large(size, 1, zeroed);
   void *slot = slot_of(mu_class_of(size));
   *zeroed = mu_is_fresh(slot);
@@ -55,7 +55,7 @@ static inline bool guards(void) {
 }
 
 /* Bytes of its slot or extent, 0 when p is not the start of an allocation, as far as that is known at once. */
-static size_t room_of(const void *p) {
+MU_AT_START static size_t room_of(const void *p) {
   const struct mu_run *run = small_run(p);
   return run ? mu_classes[run->size_class].size : mu_large_usable(p);
 }
@@ -93,7 +93,7 @@ static inline void *seen(void *p, size_t size) {
 }
 
 /* *zeroed: all of it is known to read as zeros. */
-static MU_NOINLINE void *malloc_slow(size_t size, bool *zeroed) {
+MU_AT_START static MU_NOINLINE void *malloc_slow(size_t size, bool *zeroed) {
   *zeroed = false;
   if (!mu_heap_ready()) return mu_aside ? mu_next_malloc(size) : out_of_memory();
   if (!guards()) return seen(allocate(size, zeroed), size);
@@ -107,13 +107,13 @@ static inline void *malloc_fast(size_t size) {
   return size <= MU_TABLE_MAX ? mu_vector_pop(mu_vector_of(mu_class_table[(size + 15) >> 4])) : NULL;
 }
 
-static MU_NOINLINE void *malloc_medium(size_t size) {
+MU_AT_START static MU_NOINLINE void *malloc_medium(size_t size) {
   bool zeroed;
   void *slot = size <= MU_MAX_SMALL ? mu_vector_pop(mu_vector_of(mu_class_of_medium(size))) : NULL;
   return MU_LIKELY(slot != NULL) ? mu_unmarked(slot) : malloc_slow(size, &zeroed);
 }
 
-void *mu_malloc(size_t size) {
+MU_AT_START void *mu_malloc(size_t size) {
   bool zeroed;
   if (MU_UNLIKELY(size > MU_TABLE_MAX)) return malloc_medium(size);
   void *p = malloc_fast(size);
@@ -134,7 +134,7 @@ static MU_COLD void free_foreign(void *p) {
     mu_misuse("free(%p): not an allocation of this allocator", p);
 }
 
-static MU_NOINLINE void free_slow(void *p) {
+MU_AT_START static MU_NOINLINE void free_slow(void *p) {
   if (!p) return;
   mu_check_forked();
   if (MU_UNLIKELY(mu_profile_on)) mu_profile_free(p);
@@ -159,14 +159,14 @@ static MU_NOINLINE void free_slow(void *p) {
     mu_misuse("free(%p): not the start of an allocation, or freed before", p);
 }
 
-void mu_free(void *p) {
+MU_AT_START void mu_free(void *p) {
   size_t page = mu_page_of(p);
   if (MU_LIKELY(page < mu_arena_limit()) && MU_LIKELY(mu_vector_push_new(mu_vector_of(mu_arena.page_map[page]), p)))
     return;
   free_slow(p);
 }
 
-void *mu_calloc(size_t count, size_t size) {
+MU_AT_START void *mu_calloc(size_t count, size_t size) {
   size_t bytes;
   if (MU_UNLIKELY(__builtin_mul_overflow(count, size, &bytes))) return out_of_memory();
   bool zeroed = false;
@@ -186,7 +186,7 @@ bool mu_is_ours(const void *p) {
   return page >= MU_RUN_PAGES && page < mu_arena_limit();
 }
 
-static MU_NOINLINE void *copy_to(void *p, size_t old, size_t size) {
+MU_AT_START static MU_NOINLINE void *copy_to(void *p, size_t old, size_t size) {
   void *q = mu_malloc(size);
   if (!q) return NULL;
   memcpy(q, p, mu_min(old, size));
@@ -219,7 +219,7 @@ static void *resize_large(void *p, size_t size) {
   return seen(q, size);
 }
 
-void *mu_realloc(void *p, size_t size) {
+MU_AT_START void *mu_realloc(void *p, size_t size) {
   if (!p) return mu_malloc(size);
   if (size == 0) {
     mu_free(p);

@@ -231,7 +231,7 @@ MU_AT_START void mu_fork_init(void) {
     pthread_atfork(prepare, parent, child);
 }
 
-void mu_fork_watch(void) {
+MU_AT_START void mu_fork_watch(void) {
   int err;
   same_process = mu_mmap(NULL, mu_arena.page_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0, &err);
   if (same_process && mu_madvise(same_process, mu_arena.page_size, MADV_WIPEONFORK) < 0) same_process = NULL;
@@ -267,7 +267,7 @@ void mu_raw_fork_child(struct mu_fork *f, bool by_libc) {
   if (!inherit(f) || (f->others && !by_libc)) mu_mesher_stay_away();
 }
 
-void mu_check_forked(void) {
+MU_AT_START void mu_check_forked(void) {
   if (MU_LIKELY(!same_process || *same_process)) return;
   struct mu_fork unseen = {.others = mu_registry_has_others()};
   bool barrier_was_open = atomic_load_explicit(&mu_gate.word, memory_order_relaxed) == 0;

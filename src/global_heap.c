@@ -15,10 +15,12 @@ _Atomic uint64_t mu_spans_in_use, mu_spans_hwm;
 _Atomic uint64_t mu_mesh_mappings, mu_pages_shown;
 MU_EARLY void (*mu_on_growth)(size_t pages);
 MU_EARLY void (*mu_on_activity)(void);
-_Atomic uint32_t mu_mesher_listens;
+MU_EARLY _Atomic uint32_t mu_mesher_listens;
 
-void mu_global_heap_init(void) {
+MU_AT_START void mu_global_heap_init(void) {
+#ifdef MU_DEBUG /* else nobody looks at ranks, and a small process has no page for classes that it does not use */
   for (unsigned c = 0; c < MU_CLASSES; c++) mu_class_heaps[c].lock.rank = MU_RANK_CLASS + c;
+#endif
 }
 
 static uint32_t tick_now(void) {
@@ -34,7 +36,7 @@ static uint8_t bin_for(const struct mu_size_class *k, const struct mu_mini_heap 
   return (uint8_t)(span->live * k->bin_magic >> 24);
 }
 
-static void unlist(struct mu_class_heap *h, size_t page) {
+MU_AT_START static void unlist(struct mu_class_heap *h, size_t page) {
   struct mu_mini_heap *m = mu_mini_heap(page);
   if (m->bin == MU_NO_BIN) return;
   if (m->prev)
@@ -48,7 +50,7 @@ static void unlist(struct mu_class_heap *h, size_t page) {
   m->bin = MU_NO_BIN;
 }
 
-static void enlist(struct mu_class_heap *h, size_t page, uint8_t bin) {
+MU_AT_START static void enlist(struct mu_class_heap *h, size_t page, uint8_t bin) {
   struct mu_mini_heap *m = mu_mini_heap(page);
   m->bin = bin;
   if (bin == MU_NO_BIN) return;
@@ -62,7 +64,7 @@ static void enlist(struct mu_class_heap *h, size_t page, uint8_t bin) {
   h->bins[bin] = (uint32_t)page;
 }
 
-static void rebin(struct mu_class_heap *h, const struct mu_size_class *k, size_t page) {
+MU_AT_START static void rebin(struct mu_class_heap *h, const struct mu_size_class *k, size_t page) {
   struct mu_mini_heap *m = mu_mini_heap(page);
   uint8_t bin = bin_for(k, m);
   if (bin == m->bin) return;
@@ -72,7 +74,7 @@ static void rebin(struct mu_class_heap *h, const struct mu_size_class *k, size_t
 
 /* ---- a span comes to life and dies ------------------------------------------------------------------------------- */
 
-static void count_spans(struct mu_class_heap *h, bool born) {
+MU_AT_START static void count_spans(struct mu_class_heap *h, bool born) {
   if (!born) {
     h->used_spans--;
     h->span_frees++;
@@ -87,7 +89,7 @@ static void count_spans(struct mu_class_heap *h, bool born) {
     atomic_store_explicit(&mu_spans_hwm, now, memory_order_relaxed);
 }
 
-static void span_born(struct mu_class_heap *h, struct mu_run *run, struct mu_mini_heap *span) {
+MU_AT_START static void span_born(struct mu_class_heap *h, struct mu_run *run, struct mu_mini_heap *span) {
   count_spans(h, true);
   if (span->flags & MU_MH_TOUCHED) {
     h->touched_empty--;
@@ -115,7 +117,7 @@ static void count_shown(const struct mu_size_class *k, struct mu_mini_heap *span
 
 /* ---- runs -------------------------------------------------------------------------------------------------------- */
 
-static void run_link(struct mu_class_heap *h, uint32_t r) {
+MU_AT_START static void run_link(struct mu_class_heap *h, uint32_t r) {
   struct mu_run *run = &mu_arena.runs[r];
   run->prev = 0;
   run->next = h->runs;
@@ -131,13 +133,13 @@ static void run_unlink(struct mu_class_heap *h, uint32_t r) {
   h->run_count--;
 }
 
-static void map_pages(uint32_t r, uint8_t value) {
+MU_AT_START static void map_pages(uint32_t r, uint8_t value) {
   uint8_t *map = &mu_arena.page_map[(size_t)r * MU_RUN_PAGES];
   /* relaxed bytes: a thread that reads the old value takes the other way, which is right too (see free) */
   for (unsigned i = 0; i < MU_RUN_PAGES; i++) __atomic_store_n(&map[i], value, __ATOMIC_RELAXED);
 }
 
-static bool run_create(struct mu_class_heap *h, unsigned c) {
+MU_AT_START static bool run_create(struct mu_class_heap *h, unsigned c) {
   const struct mu_size_class *k = &mu_classes[c];
   bool zeroed;
   size_t page = mu_extent_alloc(MU_RUN_PAGES, MU_RUN_PAGES, &zeroed);
@@ -158,6 +160,7 @@ static bool run_create(struct mu_class_heap *h, unsigned c) {
     at -= k->span_pages;
     struct mu_mini_heap *span = mu_mini_heap(at);
     span->state = MU_SPAN_OPEN;
+    MU_NOT_ONE_CONSTANT();
     span->bin = MU_NO_BIN;
     if (!zeroed) {
       span->flags = MU_MH_TOUCHED;
@@ -218,7 +221,8 @@ static bool run_destroy(struct mu_class_heap *h, uint32_t r) {
  * side, or caches and prefetching are of no use: so the slots are handed out upwards or downwards, at random, but not
  * in any order.
  */
-static uint32_t claim_bits(const struct mu_size_class *k, size_t page, void **out, uint32_t n, uint64_t *rng) {
+MU_AT_START static uint32_t claim_bits(const struct mu_size_class *k, size_t page, void **out, uint32_t n,
+                                       uint64_t *rng) {
   struct mu_mini_heap *span = mu_mini_heap(page);
   char *base = mu_page_address(page);
   uint32_t start = span->live ? span->stamp : mu_rng_below(rng, k->slots), w = start / 64, last = 0;
@@ -252,8 +256,8 @@ static void mark_fresh(struct mu_run *run, void **slots, uint32_t n) {
   }
 }
 
-static uint32_t claim_from(struct mu_class_heap *h, const struct mu_size_class *k, size_t page, void **out, uint32_t n,
-                           uint64_t *rng) {
+MU_AT_START static uint32_t claim_from(struct mu_class_heap *h, const struct mu_size_class *k, size_t page, void **out,
+                                       uint32_t n, uint64_t *rng) {
   struct mu_mini_heap *span = mu_mini_heap(page);
   struct mu_run *run = mu_run_of(page);
   if (span->live == 0) span_born(h, run, span);
@@ -285,7 +289,7 @@ static uint32_t claim_partial(struct mu_class_heap *h, const struct mu_size_clas
   return got;
 }
 
-static uint32_t claim_locked(unsigned c, void **out, uint32_t n, uint64_t *rng, bool *grown) {
+MU_AT_START static uint32_t claim_locked(unsigned c, void **out, uint32_t n, uint64_t *rng, bool *grown) {
   struct mu_class_heap *h = &mu_class_heaps[c];
   const struct mu_size_class *k = &mu_classes[c];
   uint32_t got = claim_partial(h, k, out, n, rng);
@@ -324,7 +328,7 @@ static MU_NOINLINE void last_slot_gone(struct mu_class_heap *h, const struct mu_
 
 /* Neighbours often come together: run and span are looked up anew where they change. A span that loses slots changes
  * lists when it is off by more than one eighth: half of the changes, at the price of an order that is not exact. */
-static void give_back_locked(unsigned c, void *const *slots, uint32_t n) {
+MU_AT_START static void give_back_locked(unsigned c, void *const *slots, uint32_t n) {
   struct mu_class_heap *h = &mu_class_heaps[c];
   const struct mu_size_class *k = &mu_classes[c];
   const unsigned span_log = k->span_shift + mu_arena.page_shift;
@@ -383,7 +387,7 @@ void mu_give_back(unsigned c, void *const *slots, uint32_t n) {
 
 /* ---- the transfer cache ------------------------------------------------------------------------------------------ */
 
-uint32_t mu_take(unsigned c, void **out, uint32_t most, uint32_t n, uint64_t *rng, bool *grown) {
+MU_AT_START uint32_t mu_take(unsigned c, void **out, uint32_t most, uint32_t n, uint64_t *rng, bool *grown) {
   struct mu_transfer_cache *cache = &mu_class_heaps[c].cache;
   uint32_t got;
   mu_class_lock(c);
@@ -425,7 +429,7 @@ static bool all_are_slots(const struct mu_size_class *k, void *const *slots, uin
   return all && last < (size_t)k->slots * k->size; /* the tail holds none */
 }
 
-void mu_put(unsigned c, void *const *slots, uint32_t n) {
+MU_AT_START void mu_put(unsigned c, void *const *slots, uint32_t n) {
   struct mu_transfer_cache *cache = &mu_class_heaps[c].cache;
   bool sound = all_are_slots(&mu_classes[c], slots, n);
   mu_class_lock(c);

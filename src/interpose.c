@@ -87,7 +87,8 @@ static clone_fn libc_clone;
 extern int __clone(int (*)(void *), void *, int, void *, ...) __attribute__((weak));
 
 __attribute__((constructor(102))) static void look_up(void) {
-  libc_fork = (fork_fn)dlsym(RTLD_NEXT, "_Fork");
+  MU_EARLY_CONST static const char name[] = "_Fork";
+  libc_fork = (fork_fn)dlsym(RTLD_NEXT, name);
   libc_clone = __clone ? __clone : (clone_fn)dlsym(RTLD_NEXT, "clone");
 }
 

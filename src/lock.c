@@ -10,8 +10,8 @@ __thread MU_INITIAL_EXEC uint32_t mu_thread_number;
 
 /* They are used up after two billion threads; then the first are used again. A handler that interrupts this may take
  * one too: what it locked it has unlocked before we go on. */
-uint32_t mu_thread_number_new(void) {
-  static _Atomic uint32_t last;
+MU_AT_START uint32_t mu_thread_number_new(void) {
+  MU_EARLY static _Atomic uint32_t last;
   uint32_t n;
   do n = (atomic_fetch_add_explicit(&last, 1, memory_order_relaxed) + 1) & ~MU_LOCK_WAITED;
   while (!n);

@@ -50,7 +50,7 @@ struct mu_mesher_counters mu_mesher_counters;
 enum { NOT_STARTED, STARTING, RUNNING, STOPPING };
 enum { WANT_COMPACT = 1, WANT_TURN = 2, WANT_ENGINE = 4, WANT_PURGE = 8, WANT_STOP = 16, WANT_ROOM = 32 };
 
-static struct {
+MU_EARLY static struct {
   _Atomic uint32_t state;
   _Atomic uint32_t bell;            /* futex: rung for requests and when activity resumes */
   _Atomic uint32_t asked, answered; /* requests: tickets */
@@ -574,7 +574,7 @@ static void request(uint32_t what) {
 }
 
 /* The mesher listens, and something has changed: called by whoever changed it, without locks. */
-static void activity(void) {
+MU_AT_START static void activity(void) {
   if (mu_pid() != home) return;
   if (!atomic_exchange_explicit(&mu_mesher_listens, 0, memory_order_relaxed)) return;
   if (atomic_exchange_explicit(&m.wants_turn, 0, memory_order_relaxed))
@@ -622,7 +622,7 @@ static void start(void) {
   atomic_store_explicit(&m.state, NOT_STARTED, memory_order_release);
 }
 
-static void grown(size_t pages) {
+MU_AT_START static void grown(size_t pages) {
   int64_t bytes = (int64_t)(pages << mu_arena.page_shift);
   if (MU_UNLIKELY(atomic_load_explicit(&m.limited, memory_order_relaxed)) &&
       atomic_fetch_sub_explicit(&m.may_grow, bytes, memory_order_relaxed) < bytes && is_running() &&
@@ -637,7 +637,7 @@ MU_AT_START void mu_mesher_init(void) {
   mu_on_activity = activity;
   mu_on_growth = grown;
   /* Not before the program allocates: who brings a malloc of its own, and counts its threads, gets none of ours. */
-  if (!mu_options.eager && mu_arena_limit()) grown(0);
+  if (!mu_options.eager && mu_has_heap()) grown(0);
   if (mu_options.profile && mu_options.profile_signal) start(); /* writes the profile of a program that sleeps */
   if (!mu_options.drop_caps) return;
   start();

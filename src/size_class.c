@@ -2,8 +2,8 @@
 #include "src/size_class.h"
 #include "src/mini_heap.h"
 
-struct mu_size_class mu_classes[MU_CLASSES];
-uint8_t mu_class_table[MU_TABLE_MAX / 16 + 1];
+MU_EARLY struct mu_size_class mu_classes[MU_CLASSES];
+MU_EARLY uint8_t mu_class_table[MU_TABLE_MAX / 16 + 1];
 
 /* Derived from nothing but trial: 12 KiB a refill and 24 KiB a vector keep a thread's hoard small and the class lock
  * rare. What swings further goes through the transfer cache, which is shared, and emptied when nobody needs it. */
@@ -17,21 +17,20 @@ static uint32_t size_of_class(unsigned c) {
   return (128U << doubling) + step * (32U << doubling);
 }
 
-static uint16_t span_pages(uint32_t size, size_t page) {
+MU_AT_START static uint16_t span_pages(uint32_t size, size_t page) {
   if (size >= page) return MU_RUN_PAGES;
   uint16_t pages = 1, best = 1;
-  double best_waste = 1;
+  size_t best_waste = page; /* in whole numbers: constants of doubles are on a page that small processes do not have */
   for (; pages <= MU_MAX_SPAN_PAGES; pages *= 2) {
     size_t bytes = pages * page, waste = bytes % size;
     if (bytes / size > page / 16) break; /* more slots than a MiniHeap's bitmap has bits */
-    double share = (double)waste / (double)bytes;
-    if (share < best_waste) best_waste = share, best = pages;
-    if (best_waste <= 1.0 / 32) break;
+    if (waste * best < best_waste * pages) best_waste = waste, best = pages;
+    if (best_waste * 32 <= best * page) break;
   }
   return best;
 }
 
-static void describe(struct mu_size_class *k, uint32_t size, size_t page) {
+MU_AT_START static void describe(struct mu_size_class *k, uint32_t size, size_t page) {
   k->size = size;
   k->magic = (((uint64_t)1 << 40) + size - 1) / size;
   k->span_pages = span_pages(size, page);
@@ -48,7 +47,7 @@ static void describe(struct mu_size_class *k, uint32_t size, size_t page) {
   k->spare_runs = k->meshable; /* the others' are made at the price of a few instructions */
 }
 
-void mu_size_class_init(size_t page_size) {
+MU_AT_START void mu_size_class_init(size_t page_size) {
   for (unsigned c = 1; c < MU_CLASSES; c++) describe(&mu_classes[c], size_of_class(c), page_size);
   unsigned c = 1;
   for (unsigned i = 1; i <= MU_TABLE_MAX / 16; i++) {

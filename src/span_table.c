@@ -25,7 +25,7 @@ static struct {
 } thin;
 
 /* Each class's first table. They lie side by side and are kept, so that a small process needs few pages for them. */
-static struct {
+MU_EARLY static struct {
   void *table;
   bool used;
 } first[MU_CLASSES];
@@ -37,7 +37,7 @@ struct unused {
   uint32_t slabs[];
 };
 
-static struct {
+MU_EARLY static struct {
   size_t bytes;     /* of a slab: a power of two */
   size_t top;       /* slabs of the region handed out at least once */
   size_t committed; /* bytes of the region */
@@ -129,7 +129,7 @@ static uint32_t capacity(size_t block) {
   return (uint32_t)((region.bytes - HEADER) / block);
 }
 
-static void *first_table(unsigned c, size_t block) {
+MU_AT_START static void *first_table(unsigned c, size_t block) {
   if (first[c].used) return NULL;
   if (!first[c].table) first[c].table = mu_meta_alloc(block);
   first[c].used = first[c].table;
@@ -176,7 +176,7 @@ static void *better_block(struct slab **list, const void *at, size_t block) {
   return best ? block_of(list, best, block) : NULL;
 }
 
-void *mu_span_table_alloc(unsigned c) {
+MU_AT_START void *mu_span_table_alloc(unsigned c) {
   size_t block = mu_table_bytes(c);
   void *kept = first_table(c, block);
   if (kept) return memset(kept, 0, block);

@@ -12,7 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
-static const long number[MU_SYS_CALLS] = {
+MU_EARLY_CONST static const uint16_t number[MU_SYS_CALLS] = {
 #define X(name) [MU_SYS_##name] = SYS_##name,
     MU_SYS_LIST(X)
 #undef X
@@ -101,11 +101,11 @@ static int refused_with(enum mu_sys call, unsigned long request) {
   return kind == MU_SYS_ioctl ? 0 : ask(kind);
 }
 
-int mu_pid(void) {
+MU_AT_START int mu_pid(void) {
   return (int)raw(SYS_getpid, 0, 0, 0, 0, 0, 0);
 }
 
-long mu_sys_call(enum mu_sys call, long a, long b, long c, long d, long e, long f) {
+MU_AT_START long mu_sys_call(enum mu_sys call, long a, long b, long c, long d, long e, long f) {
   if (MU_UNLIKELY(mu_sys_hook != NULL)) {
     int error = refused_with(call, (unsigned long)b);
     if (error) return -error;
@@ -113,7 +113,7 @@ long mu_sys_call(enum mu_sys call, long a, long b, long c, long d, long e, long 
   return raw(number[call], a, b, c, d, e, f);
 }
 
-void *mu_mmap(void *at, size_t len, int prot, int flags, int fd, off_t off, int *err) {
+MU_AT_START void *mu_mmap(void *at, size_t len, int prot, int flags, int fd, off_t off, int *err) {
   long r = mu_sys_call(MU_SYS_mmap, (long)at, (long)len, prot, flags, fd, (long)off);
   if (r < 0 && r > -4096) {
     *err = (int)-r;

@@ -20,7 +20,7 @@ enum { FIRST_BATCH = 8 };
  */
 enum { FIRST_LIMIT = 8, FIRST_LIMIT_BYTES = 1024, FREE_BYTES = 4 << 20, HEAP_SHARE = 16 };
 
-static _Atomic size_t allowed_bytes; /* sum over heaps in use */
+MU_EARLY static _Atomic size_t allowed_bytes; /* sum over heaps in use */
 
 MU_EARLY enum mu_aside mu_aside;
 
@@ -29,11 +29,11 @@ static struct mu_thread_local_heap empty_heap;
 static struct mu_thread_local_heap ended_heap;
 /* What the fast ways find instead of a thread's own heap while every call is to be seen. */
 static struct mu_thread_local_heap watched_heap;
-static bool watched;
+MU_EARLY static bool watched;
 __thread MU_INITIAL_EXEC struct mu_thread_local_heap *mu_tlh = &empty_heap, *mu_own_heap = &empty_heap;
 
 struct mu_lock mu_registry = MU_LOCK_INIT(MU_RANK_REGISTRY);
-static struct {
+MU_EARLY static struct {
   struct mu_thread_local_heap *in_use, *free;
   uint64_t seeds;
   _Atomic uint32_t heap_ready; /* 0 not yet, 1 yes */
@@ -44,7 +44,7 @@ static struct {
 static void thread_ended(void *heap);
 
 /* The first call of all makes the heap. */
-static bool heap_ready(void) {
+MU_AT_START static bool heap_ready(void) {
   /* acquire: pairs with the release below; the arena is seen complete */
   if (MU_LIKELY(atomic_load_explicit(&registry.heap_ready, memory_order_acquire))) return true;
   mu_lock_take(&mu_registry);
@@ -63,7 +63,7 @@ static bool heap_ready(void) {
   return ready;
 }
 
-bool mu_heap_ready(void) {
+MU_AT_START bool mu_heap_ready(void) {
   return heap_ready();
 }
 
@@ -77,14 +77,14 @@ static uint32_t first_limit(unsigned c) {
   return (uint32_t)mu_min(mu_min(few, FIRST_LIMIT), room_of(c));
 }
 
-static struct mu_thread_local_heap *make_heap(void) {
+MU_AT_START static struct mu_thread_local_heap *make_heap(void) {
   size_t room = 0;
   for (unsigned c = 1; c < MU_CLASSES; c++) room += first_limit(c) + room_of(c);
   return mu_meta_alloc(sizeof(struct mu_thread_local_heap) + room * sizeof(void *));
 }
 
 /* All vectors are empty, and as small as they begin. */
-static void begin_small(struct mu_thread_local_heap *t) {
+MU_AT_START static void begin_small(struct mu_thread_local_heap *t) {
   void **at = t->slots;
   for (unsigned c = 1; c < MU_CLASSES; c++) {
     uint32_t limit = first_limit(c);
@@ -100,13 +100,13 @@ static void begin_small(struct mu_thread_local_heap *t) {
 }
 
 /* Where the vector stands that has outgrown its first room. */
-static void **last_room(struct mu_thread_local_heap *t, unsigned c) {
+MU_AT_START static void **last_room(struct mu_thread_local_heap *t, unsigned c) {
   void **at = t->slots;
   for (unsigned i = 1; i < MU_CLASSES; i++) at += first_limit(i) + (i < c ? room_of(i) : 0);
   return at;
 }
 
-static bool allow(struct mu_thread_local_heap *t, size_t bytes) {
+MU_AT_START static bool allow(struct mu_thread_local_heap *t, size_t bytes) {
   size_t most = FREE_BYTES + (mu_arena_limit() << mu_arena.page_shift) / HEAP_SHARE;
   /* relaxed: threads that grow at once may exceed it by what each takes */
   if (atomic_load_explicit(&allowed_bytes, memory_order_relaxed) + bytes > most) return false;
@@ -116,7 +116,7 @@ static bool allow(struct mu_thread_local_heap *t, size_t bytes) {
 }
 
 /* Twice the room for a vector, if that may be. */
-static MU_NOINLINE bool widen(struct mu_thread_local_heap *t, unsigned c) {
+MU_AT_START static MU_NOINLINE bool widen(struct mu_thread_local_heap *t, unsigned c) {
   struct mu_shuffle_vector *v = &t->vectors[c];
   uint32_t limit = (uint32_t)mu_min(v->limit * 2, room_of(c)), count = mu_vector_count(v);
   if (limit == v->limit || !allow(t, (size_t)(limit - v->limit) * mu_classes[c].size)) return false;
@@ -131,7 +131,7 @@ static MU_NOINLINE bool widen(struct mu_thread_local_heap *t, unsigned c) {
   return true;
 }
 
-static struct mu_thread_local_heap *take_heap(void) {
+MU_AT_START static struct mu_thread_local_heap *take_heap(void) {
   mu_lock_take(&mu_registry);
   struct mu_thread_local_heap *t = registry.free;
   if (t)
@@ -159,11 +159,11 @@ static void flush(struct mu_thread_local_heap *t, void (*give)(unsigned, void *c
   }
 }
 
-bool mu_has_heap(void) {
+MU_AT_START bool mu_has_heap(void) {
   return mu_own_heap != &empty_heap && mu_own_heap != &ended_heap;
 }
 
-static void set_heap(struct mu_thread_local_heap *t) {
+MU_AT_START static void set_heap(struct mu_thread_local_heap *t) {
   mu_own_heap = t;
   mu_tlh = watched ? &watched_heap : t;
 }
@@ -199,7 +199,7 @@ static void thread_ended(void *heap) {
   mu_note_activity();
 }
 
-bool mu_thread_start(void) {
+MU_AT_START bool mu_thread_start(void) {
   if (mu_has_heap()) return true;
   if (mu_own_heap == &ended_heap || !heap_ready()) return false;
   struct mu_thread_local_heap *t = take_heap();
@@ -220,7 +220,7 @@ static void *claim_one(unsigned c) {
   return one;
 }
 
-void *mu_malloc_refill(unsigned c) {
+MU_AT_START void *mu_malloc_refill(unsigned c) {
   mu_check_forked();
   if (MU_UNLIKELY(!mu_has_heap()) && !mu_thread_start()) return claim_one(c);
   struct mu_shuffle_vector *v = &mu_own_heap->vectors[c];
@@ -238,7 +238,7 @@ void *mu_malloc_refill(unsigned c) {
   return p;
 }
 
-void mu_free_overflow(void *p, unsigned c) {
+MU_AT_START void mu_free_overflow(void *p, unsigned c) {
   mu_check_forked();
   if (mu_own_heap == &empty_heap) mu_thread_start();
   struct mu_thread_local_heap *t = mu_own_heap;
