@@ -11,6 +11,8 @@
  * workers count. "-": the kernel refuses that way.
  */
 #define _GNU_SOURCE
+#include "arguments.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <liburing.h>
@@ -165,17 +167,8 @@ static void *spin(void *unused) {
 
 int main(int argc, char **argv) {
   int busy = 0;
-  for (int option; (option = getopt(argc, argv, "bn:p:r:")) != -1;)
-    if (option == 'b')
-      busy = 1;
-    else if (option == 'n')
-      ranges = (unsigned)atoi(optarg);
-    else if (option == 'p')
-      each = (unsigned)atoi(optarg);
-    else if (option == 'r')
-      rounds = (unsigned)atoi(optarg);
-    else
-      return 2;
+  const struct argument known[] = {FLAG('b', busy), NUMBER('n', ranges), NUMBER('p', each), NUMBER('r', rounds)};
+  if (!arguments_read(argc, argv, known, sizeof known / sizeof *known)) return 2;
   if (!ranges || ranges > MAX_RANGES || !each || !rounds) return 2;
   page = (size_t)sysconf(_SC_PAGESIZE);
   pthread_t other;

@@ -9,6 +9,8 @@
  * Every object is read back by each child and, at the end, by the parent.
  */
 #define _GNU_SOURCE
+#include "arguments.h"
+
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <stdint.h>
@@ -102,17 +104,8 @@ static int by_value(const void *a, const void *b) {
 int main(int argc, char **argv) {
   size_t heap = 1024, percent = 25, forks = 10;
   unsigned idle = 10;
-  for (int option; (option = getopt(argc, argv, "m:q:n:i:")) != -1;)
-    if (option == 'm')
-      heap = (size_t)atoi(optarg);
-    else if (option == 'q')
-      percent = (size_t)atoi(optarg);
-    else if (option == 'n')
-      forks = (size_t)atoi(optarg);
-    else if (option == 'i')
-      idle = (unsigned)atoi(optarg);
-    else
-      return 2;
+  const struct argument known[] = {NUMBER('m', heap), NUMBER('q', percent), NUMBER('n', forks), NUMBER('i', idle)};
+  if (!arguments_read(argc, argv, known, sizeof known / sizeof *known)) return 2;
   if (!heap || percent > 100 || !forks || forks > MAX_FORKS) return 2;
   count = (heap << 20) / OBJECT;
   objects =

@@ -12,6 +12,8 @@
  * "figure KEY=VALUE ..." line. Each object's first word is counted up by its one writer and checked before it is freed.
  */
 #define _GNU_SOURCE
+#include "arguments.h"
+
 #include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
@@ -171,21 +173,9 @@ int main(int argc, char **argv) {
   unsigned rounds = 20, threads = 1, real_time = 0;
   size_t heap = 32, bytes = 512, wrong = 0;
   uint64_t seed = 1;
-  for (int option; (option = getopt(argc, argv, "pr:t:m:o:s:")) != -1;)
-    if (option == 'p')
-      real_time = 1;
-    else if (option == 'r')
-      rounds = (unsigned)atoi(optarg);
-    else if (option == 't')
-      threads = (unsigned)atoi(optarg);
-    else if (option == 'm')
-      heap = (size_t)atoi(optarg);
-    else if (option == 'o')
-      bytes = (size_t)atoi(optarg);
-    else if (option == 's')
-      seed = strtoull(optarg, NULL, 10);
-    else
-      return 2;
+  const struct argument known[] = {FLAG('p', real_time), NUMBER('r', rounds), NUMBER('t', threads),
+                                   NUMBER('m', heap),    NUMBER('o', bytes),  NUMBER('s', seed)};
+  if (!arguments_read(argc, argv, known, sizeof known / sizeof *known)) return 2;
   if (!rounds || !threads || threads > WRITERS_MAX || !heap || bytes < 16) return 2;
   /* Found at run time, so that other allocators run the same program: there the heap is left alone for a moment. */
   size_t (*compact)(void);

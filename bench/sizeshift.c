@@ -10,6 +10,8 @@
  * is read back before it is freed, and all that are left at the end.
  */
 #define _GNU_SOURCE
+#include "arguments.h"
+
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -157,19 +159,9 @@ static void *thread(void *argument) {
 }
 
 int main(int argc, char **argv) {
-  for (int option; (option = getopt(argc, argv, "ab:q:s:t:")) != -1;)
-    if (option == 'a')
-      acknowledged = 1;
-    else if (option == 'b')
-      budget = (size_t)atoi(optarg);
-    else if (option == 'q')
-      quiet = (unsigned)atoi(optarg);
-    else if (option == 's')
-      seed = strtoull(optarg, NULL, 10);
-    else if (option == 't')
-      threads = (unsigned)atoi(optarg);
-    else
-      return 2;
+  const struct argument known[] = {FLAG('a', acknowledged), NUMBER('b', budget), NUMBER('q', quiet), NUMBER('s', seed),
+                                   NUMBER('t', threads)};
+  if (!arguments_read(argc, argv, known, sizeof known / sizeof *known)) return 2;
   size_t smallest = SIZE_MAX;
   for (; optind < argc && rounds < sizeof sizes / sizeof *sizes; optind++) {
     sizes[rounds] = (size_t)atoi(argv[optind]);

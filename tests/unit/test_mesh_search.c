@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "src/mesh_search.h"
+#include "src/rng.h"
 
 #include <criterion/criterion.h>
 #include <stdbool.h>
@@ -23,15 +24,8 @@ static void seed_random(uint64_t seed) {
   random_state = seed * 0x9E3779B97F4A7C15u + 1;
 }
 
-static uint64_t next_random(void) {
-  random_state ^= random_state << 13;
-  random_state ^= random_state >> 7;
-  random_state ^= random_state << 17;
-  return random_state * 0x2545F4914F6CDD1Du;
-}
-
 static uint32_t random_below(uint32_t bound) {
-  return (uint32_t)((next_random() >> 32) % bound);
+  return mu_rng_below(&random_state, bound);
 }
 
 static void random_bits(uint64_t *bits, uint32_t slots, uint32_t percent) {

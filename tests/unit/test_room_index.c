@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "src/rng.h"
 #include "src/room_index.h"
 
 #include <criterion/criterion.h>
@@ -13,15 +14,8 @@ static uint64_t packed[MOST * MOST_WORDS];
 static uint32_t live[MOST], found[MOST];
 static uint64_t random_state;
 
-static uint64_t next_random(void) {
-  random_state ^= random_state << 13;
-  random_state ^= random_state >> 7;
-  random_state ^= random_state << 17;
-  return random_state * 0x2545F4914F6CDD1Du;
-}
-
 static uint32_t random_below(uint32_t bound) {
-  return (uint32_t)((next_random() >> 32) % bound);
+  return mu_rng_below(&random_state, bound);
 }
 
 /* One in `rare` slots. */
