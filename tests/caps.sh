@@ -61,7 +61,7 @@ run() {
   name=$1 command=$2
   shift 2
   (
-    [ -z "$(command -v timeout)" ] || command="timeout -s KILL 60 $command"
+    [ -z "$(command -v timeout)" ] || command="timeout -s KILL $((60 * ${MESH_UFFD_TEST_SLOW:-1})) $command"
     # shellcheck disable=SC2086 # words are wanted
     $command env "$@" LD_PRELOAD="$directory/library.so" "$directory/sparse" 6 caps >"$directory/$name.out" 2>&1
     echo $? >"$directory/$name.status"

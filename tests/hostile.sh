@@ -28,7 +28,7 @@ cp "$LIB" "$directory/library.so" && cp "$program" "$directory/hostile" && chmod
 long=0
 [ "${MESH_UFFD_TEST_LONG:-0}" = 0 ] || long=1
 limit=
-command -v timeout >/dev/null && limit="timeout -s KILL 150"
+command -v timeout >/dev/null && limit="timeout -s KILL $((150 * ${MESH_UFFD_TEST_SLOW:-1}))"
 failed=0
 count=0    # jobs of this batch
 started="" # their names

@@ -45,7 +45,7 @@ run() {
     # shellcheck disable=SC3045 # where it is unknown, it fails
     ulimit -c 0 && ulimit -v "$kb" || exit 99
     if command -v timeout >/dev/null; then
-      exec timeout -s KILL 30 env LD_PRELOAD="$LIB" "$@"
+      exec timeout -s KILL $((30 * ${MESH_UFFD_TEST_SLOW:-1})) env LD_PRELOAD="$LIB" "$@"
     else
       exec env LD_PRELOAD="$LIB" "$@"
     fi

@@ -21,7 +21,7 @@ failed=0
 expect() {
   local name=$1 err=$2 out=$3
   shift 3
-  timeout -s KILL 60 "$@" >"$directory/out" 2>"$directory/err"
+  timeout -s KILL $((60 * ${MESH_UFFD_TEST_SLOW:-1})) "$@" >"$directory/out" 2>"$directory/err"
   local status=$?
   if [ $status = 0 ] && [ "$(tail -n 1 "$directory/out")" = "$out" ] && [[ "$(cat "$directory/err")" =~ ^($err)$ ]]; then
     echo "ok $name"

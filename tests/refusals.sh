@@ -23,7 +23,7 @@ directory=$(mktemp -d) || exit 1
 trap 'rm -rf "$directory"' EXIT
 trap 'exit 1' HUP INT TERM
 limit=
-command -v timeout >/dev/null && limit="timeout -s KILL 60"
+command -v timeout >/dev/null && limit="timeout -s KILL $((60 * ${MESH_UFFD_TEST_SLOW:-1}))"
 tiers=" $("$program" 0 probe | sed -n 's/^tiers//p') "
 failed=0
 count=0

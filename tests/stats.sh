@@ -38,7 +38,7 @@ run() {
   shift 3
   (
     if command -v timeout >/dev/null; then
-      timeout -s KILL 60 env "$@" LD_PRELOAD="$LIB" "$program" "$seconds" "$variant"
+      timeout -s KILL $((60 * ${MESH_UFFD_TEST_SLOW:-1})) env "$@" LD_PRELOAD="$LIB" "$program" "$seconds" "$variant"
     else
       env "$@" LD_PRELOAD="$LIB" "$program" "$seconds" "$variant"
     fi >"$directory/$name.out" 2>"$directory/$name.err"

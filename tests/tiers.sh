@@ -48,7 +48,7 @@ start() {
 }
 
 limited() {
-  if command -v timeout >/dev/null; then timeout -s KILL 60 "$@"; else "$@"; fi
+  if command -v timeout >/dev/null; then timeout -s KILL $((60 * ${MESH_UFFD_TEST_SLOW:-1})) "$@"; else "$@"; fi
 }
 
 value() { sed -n "s/^$2 \([0-9][0-9]*\)\$/\1/p" "$directory/$1.out"; }
