@@ -7,6 +7,7 @@
 #include "src/pass.h"
 #include "src/profile.h"
 #include "src/stats.h"
+#include "src/thread_local_heap.h"
 #include <errno.h>
 #include <malloc.h>
 #include <mesh-uffd.h>
@@ -50,7 +51,11 @@ MU_EXPORT void mesh_uffd_resume(void) {
 
 MU_EXPORT int mesh_uffd_exempt(const void *p) {
   if (!mu_usable_size(p)) return EINVAL;
-  return mu_run_of(mu_page_of(p))->in_use ? mu_span_exempt(p) : 0; /* large ones are never meshed */
+  if (mu_page_of(p) >= mu_arena_limit() || !mu_run_of(mu_page_of(p))->in_use) return 0; /* never meshed */
+  bool entered = mu_heap_enter();
+  int error = mu_span_exempt(p);
+  if (entered) mu_heap_leave();
+  return error;
 }
 
 /* ---- glibc's -------------------------------------------------------------------------------------------------------

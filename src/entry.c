@@ -9,6 +9,7 @@
 #include "src/guard.h"
 #include "src/large.h"
 #include "src/log.h"
+#include "src/nested.h"
 #include "src/options.h"
 #include "src/profile.h"
 #include "src/thread_local_heap.h"
@@ -92,13 +93,26 @@ static inline void *seen(void *p, size_t size) {
   return p;
 }
 
+static inline void *malloc_inside(size_t size, bool *zeroed) {
+  if (!guards()) return seen(allocate(size, zeroed), size);
+  if (size > PTRDIFF_MAX) return out_of_memory();
+  return seen(guarded(allocate(mu_max(size, 1) + MU_GUARD_BYTES, zeroed), size), size);
+}
+
+/* In a signal handler that has interrupted its thread in the heap. */
+static MU_COLD void *nested(size_t size, size_t align) {
+  void *p = mu_nested_malloc(size, align);
+  return p ? p : out_of_memory();
+}
+
 /* *zeroed: all of it is known to read as zeros. */
 MU_AT_START static MU_NOINLINE void *malloc_slow(size_t size, bool *zeroed) {
   *zeroed = false;
   if (!mu_heap_ready()) return mu_aside ? mu_next_malloc(size) : out_of_memory();
-  if (!guards()) return seen(allocate(size, zeroed), size);
-  if (size > PTRDIFF_MAX) return out_of_memory();
-  return seen(guarded(allocate(mu_max(size, 1) + MU_GUARD_BYTES, zeroed), size), size);
+  if (!mu_heap_enter()) return nested(size, 1);
+  void *p = malloc_inside(size, zeroed);
+  mu_heap_leave();
+  return p;
 }
 
 /* The fast way, or NULL: before the thread has a heap, its vectors are empty, and the table says class 0, which never
@@ -127,22 +141,17 @@ static bool freed_last(const struct mu_shuffle_vector *v, const void *p) {
 
 /* Somebody else's: where there is no heap, or where this library has come later than another malloc, rightly so. */
 static MU_COLD void free_foreign(void *p) {
-  if (mu_foreign_free(p)) return;
+  if (mu_nested_free(p) || mu_foreign_free(p)) return;
   if (!mu_heap_ready() && mu_aside)
     mu_next_free(p);
   else
     mu_misuse("free(%p): not an allocation of this allocator", p);
 }
 
-MU_AT_START static MU_NOINLINE void free_slow(void *p) {
-  if (!p) return;
+MU_AT_START static void free_inside(void *p) {
+  size_t page = mu_page_of(p);
   mu_check_forked();
   if (MU_UNLIKELY(mu_profile_on)) mu_profile_free(p);
-  size_t page = mu_page_of(p);
-  if (page >= mu_arena_limit()) {
-    free_foreign(p);
-    return;
-  }
   if (MU_UNLIKELY(mu_options.check)) {
     if (!is_live("free", p)) return;
     if (guards()) check_guard("free", p);
@@ -157,6 +166,18 @@ MU_AT_START static MU_NOINLINE void free_slow(void *p) {
     mu_give_back(run->size_class, &p, 1);
   else if (!mu_large_free(p))
     mu_misuse("free(%p): not the start of an allocation, or freed before", p);
+}
+
+MU_AT_START static MU_NOINLINE void free_slow(void *p) {
+  if (!p) return;
+  if (mu_page_of(p) >= mu_arena_limit()) {
+    free_foreign(p);
+  } else if (mu_heap_enter()) {
+    free_inside(p);
+    mu_heap_leave();
+  } else {
+    mu_nested_defer(p);
+  }
 }
 
 MU_AT_START void mu_free(void *p) {
@@ -183,7 +204,7 @@ size_t mu_usable_size(const void *p) {
 
 bool mu_is_ours(const void *p) {
   size_t page = mu_page_of(p);
-  return page >= MU_RUN_PAGES && page < mu_arena_limit();
+  return (page >= MU_RUN_PAGES && page < mu_arena_limit()) || mu_nested_usable(p);
 }
 
 MU_AT_START static MU_NOINLINE void *copy_to(void *p, size_t old, size_t size) {
@@ -197,7 +218,9 @@ MU_AT_START static MU_NOINLINE void *copy_to(void *p, size_t old, size_t size) {
 /* What was there, if anything, is lost; the program shall go on. */
 static MU_COLD void *realloc_wrong(void *p, size_t size) {
   bool foreign = mu_page_of(p) >= mu_arena_limit();
+  size_t usable = foreign ? mu_nested_usable(p) : 0;
   void *q;
+  if (usable) return size <= usable ? p : copy_to(p, usable, size);
   if (foreign && mu_foreign_realloc(p, size, &q)) return q;
   if (foreign && !mu_heap_ready() && mu_aside) return mu_next_realloc(p, size);
   mu_misuse("realloc(%p): not the start of an allocation, or freed before", p);
@@ -205,18 +228,27 @@ static MU_COLD void *realloc_wrong(void *p, size_t size) {
 }
 
 static MU_COLD void *realloc_checked(void *p, size_t size) {
-  if (!is_live("realloc", p)) return mu_malloc(size);
+  bool entered = mu_heap_enter(), live = !entered || is_live("realloc", p);
+  if (entered) mu_heap_leave();
+  if (!live) return mu_malloc(size);
   if (guards()) check_guard("realloc", p);
   return size > PTRDIFF_MAX ? out_of_memory() : copy_to(p, mu_usable_size(p), size);
 }
 
-/* In place or by moving its pages, or NULL. A profile takes it as freed and allocated. */
-static void *resize_large(void *p, size_t size) {
+static void *resize_inside(void *p, size_t size) {
   if (MU_LIKELY(!mu_profile_on)) return mu_large_resize(p, size);
   struct mu_profile_sample sample = mu_profile_take(p); /* before its address may be somebody else's */
   void *q = mu_large_resize(p, size);
   if (!q) mu_profile_put_back(&sample);
   return seen(q, size);
+}
+
+/* In place or by moving its pages, or NULL. A profile takes it as freed and allocated. */
+static MU_NOINLINE void *resize_large(void *p, size_t size) {
+  if (!mu_heap_enter()) return NULL;
+  void *q = resize_inside(p, size);
+  mu_heap_leave();
+  return q;
 }
 
 MU_AT_START void *mu_realloc(void *p, size_t size) {
@@ -263,9 +295,12 @@ static void *aligned(size_t align, size_t size) {
   if (align <= 16) return mu_malloc(size);
   if (!mu_heap_ready() && mu_aside) return mu_next_memalign(align, size);
   if (!mu_heap_ready() || size > PTRDIFF_MAX) return out_of_memory();
+  if (!mu_heap_enter()) return nested(size, align);
   void *p = guards() ? guarded(allocate_aligned(align, mu_max(size, 1) + MU_GUARD_BYTES), size)
                      : allocate_aligned(align, size);
-  return seen(p, size);
+  seen(p, size);
+  mu_heap_leave();
+  return p;
 }
 
 void *mu_memalign(size_t align, size_t size) {
@@ -330,6 +365,8 @@ void *pvalloc(size_t size) {
 
 size_t malloc_usable_size(void *p) {
   if (!p || mu_page_of(p) < mu_arena_limit()) return mu_usable_size(p);
+  size_t nested_bytes = mu_nested_usable(p);
+  if (nested_bytes) return nested_bytes;
   return mu_aside ? mu_next_usable(p) : mu_foreign_usable(p);
 }
 

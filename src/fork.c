@@ -156,7 +156,9 @@ static bool inherit_locks(const struct mu_fork *f) {
   return whole;
 }
 
+/* A handler that comes before the end does not wait for what is locked for it. */
 static void begin(struct mu_fork *f) {
+  f->inside = mu_heap_enter();
   f->interrupts = last_of_mine() >= 0;
   if (f->interrupts) atomic_fetch_add_explicit(&interrupting, 1, memory_order_relaxed);
 }
@@ -167,6 +169,7 @@ static bool inherit(const struct mu_fork *f) {
   bool whole = inherit_locks(f);
   mu_mesher_forget();
   mark_process();
+  if (f->inside) mu_heap_leave();
   return whole;
 }
 
@@ -258,6 +261,7 @@ void mu_raw_fork_prepare(struct mu_fork *f) {
 void mu_raw_fork_parent(struct mu_fork *f) {
   count_fork();
   let_go(f);
+  if (f->inside) mu_heap_leave();
   if (f->interrupts) atomic_fetch_sub_explicit(&interrupting, 1, memory_order_relaxed);
 }
 

@@ -17,6 +17,7 @@ void mu_fork_watch(void);
 
 struct mu_fork {
   uint64_t taken;  /* locks that were taken for it, by number */
+  bool inside;     /* the thread is in the heap for it */
   bool others;     /* other threads of the program's were there */
   bool interrupts; /* it was called in a signal handler that has interrupted a holder of a lock */
 };

@@ -9,6 +9,7 @@
 #include "src/global_heap.h"
 #include "src/pass.h"
 #include "src/sys.h"
+#include "src/thread_local_heap.h"
 #include <dlfcn.h>
 #include <errno.h>
 #include <linux/userfaultfd.h>
@@ -32,9 +33,10 @@ static void leave_alone(const void *start, size_t len) {
   enum { PATIENCE_NS = 50000000 };
   if (!in_heap(start, len)) return;
   if ((const char *)start < mu_arena.base) len -= (size_t)(mu_arena.base - (const char *)start), start = mu_arena.base;
-  bool locked = mu_pass_seize(mu_now_ns() + PATIENCE_NS);
+  bool entered = mu_heap_enter(), locked = mu_pass_seize(mu_now_ns() + PATIENCE_NS);
   mu_spans_exempt(start, len);
   if (locked) mu_lock_let_go(&mu_passes);
+  if (entered) mu_heap_leave();
 }
 
 /* Advice that does something once. All other stays with the mapping. */

@@ -612,7 +612,9 @@ static void start(void) {
     return;
   }
   bool left_out = mu_profile_leave_out(true); /* libc allocates for it */
+  uintptr_t was_inside = mu_heap_step_out();
   int err = mu_thread_create(&m.thread, run);
+  mu_heap_step_in(was_inside);
   mu_profile_leave_out(left_out);
   if (err == 0) {
     atomic_store_explicit(&m.state, RUNNING, memory_order_release);

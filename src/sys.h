@@ -17,7 +17,7 @@
   X(ppoll) X(getrandom) X(sched_yield) X(gettid) X(prlimit64) X(pidfd_open) X(eventfd2) X(io_uring_setup)               \
   X(io_uring_enter) X(sched_setscheduler) X(sched_getattr) X(sched_setattr) X(sched_setaffinity) X(rt_sigprocmask)     \
   X(uname) X(getdents64) X(prctl) X(getpid) X(clone3) X(capget) X(capset) X(readlinkat) X(pidfd_getfd)         \
-  X(move_pages) X(mbind)
+  X(move_pages) X(mbind) X(sigaltstack)
 /* Requests of ioctl, each a kind of its own for the hook, with its number. */
 #define MU_SYS_REQUEST_LIST(X)                                                                                         \
   X(USERFAULTFD_IOC_NEW, MU_USERFAULTFD_IOC_NEW) X(UFFDIO_API, UFFDIO_API) X(UFFDIO_REGISTER, UFFDIO_REGISTER)         \

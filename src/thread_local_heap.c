@@ -8,6 +8,7 @@
 #include "src/sys.h"
 #include <errno.h>
 #include <pthread.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/auxv.h>
 
@@ -27,9 +28,7 @@ MU_EARLY enum mu_aside mu_aside;
 static struct mu_thread_local_heap empty_heap;
 /* A thread that has ended (its key's destructor has run) and still calls: served slot by slot, keeping nothing. */
 static struct mu_thread_local_heap ended_heap;
-/* What the fast ways find instead of a thread's own heap while every call is to be seen. */
-static struct mu_thread_local_heap watched_heap;
-MU_EARLY static bool watched;
+MU_EARLY static bool watched; /* every call is to be seen: the fast ways find nothing, as while somebody is inside */
 __thread MU_INITIAL_EXEC struct mu_thread_local_heap *mu_tlh = &empty_heap, *mu_own_heap = &empty_heap;
 
 struct mu_lock mu_registry = MU_LOCK_INIT(MU_RANK_REGISTRY);
@@ -163,10 +162,29 @@ MU_AT_START bool mu_has_heap(void) {
   return mu_own_heap != &empty_heap && mu_own_heap != &ended_heap;
 }
 
+/* ---- inside --------------------------------------------------------------------------------------------------------
+ */
+
+__thread MU_INITIAL_EXEC uintptr_t mu_inside;
+__thread MU_INITIAL_EXEC struct mu_thread_local_heap *mu_outside = &empty_heap;
+struct mu_thread_local_heap mu_hidden_heap;
+
 MU_AT_START static void set_heap(struct mu_thread_local_heap *t) {
   mu_own_heap = t;
-  mu_tlh = watched ? &watched_heap : t;
+  mu_outside = watched ? &mu_hidden_heap : t;
+  mu_set_inside(mu_inside);
 }
+
+/* Whoever was inside has left by a jump out of a handler: his frame is gone, as this one is above it on the same stack.
+ */
+bool mu_has_jumped_out(uintptr_t here) {
+  stack_t alternate;
+  if (here <= mu_inside || mu_sys_call(MU_SYS_sigaltstack, 0, (long)&alternate, 0, 0, 0, 0) < 0) return false;
+  return !(alternate.ss_flags & SS_ONSTACK);
+}
+
+/* ---- heaps of threads ----------------------------------------------------------------------------------------------
+ */
 
 void mu_watch_calls(void) {
   watched = true;
@@ -174,7 +192,9 @@ void mu_watch_calls(void) {
 }
 
 void mu_thread_flush(void) {
-  if (mu_has_heap()) flush(mu_own_heap, mu_give_back);
+  if (!mu_has_heap() || !mu_heap_enter()) return;
+  flush(mu_own_heap, mu_give_back);
+  mu_heap_leave();
 }
 
 static void retire(struct mu_thread_local_heap *t) {
@@ -193,9 +213,11 @@ static void retire(struct mu_thread_local_heap *t) {
 
 static void thread_ended(void *heap) {
   struct mu_thread_local_heap *t = heap;
+  bool entered = mu_heap_enter();
   set_heap(&ended_heap);
   flush(t, mu_put);
   retire(t);
+  if (entered) mu_heap_leave();
   mu_note_activity();
 }
 
@@ -206,7 +228,9 @@ MU_AT_START bool mu_thread_start(void) {
   if (!t) return false;
   set_heap(t);
   /* The destructor runs when the thread ends. May allocate: the heap is set, so that is an ordinary call. */
+  uintptr_t was = mu_heap_step_out();
   if (registry.key_ready) pthread_setspecific(registry.key, t);
+  mu_heap_step_in(was);
   return true;
 }
 

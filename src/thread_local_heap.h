@@ -7,6 +7,7 @@
 #define MU_THREAD_LOCAL_HEAP_H
 
 #include "src/global_heap.h"
+#include "src/nested.h"
 
 struct mu_shuffle_vector {
   void **top;           /* [bottom, top) are free slots of this thread's */
@@ -34,6 +35,47 @@ extern __thread MU_INITIAL_EXEC struct mu_thread_local_heap *mu_own_heap;
 
 /* From now on every malloc and free of all threads goes the slow way. Once, before there are other threads. */
 void mu_watch_calls(void);
+
+/*
+ * Around whatever a slow way does with the heap. Meanwhile the thread's fast ways find an empty heap: so what a signal
+ * handler asks for comes to mu_heap_enter, which says false, as the thread is in the heap already (see nested.h).
+ * Between a thread and its handlers nothing but the compiler changes the order.
+ */
+extern __thread MU_INITIAL_EXEC uintptr_t mu_inside;                     /* the frame of whoever is; 0: nobody */
+extern __thread MU_INITIAL_EXEC struct mu_thread_local_heap *mu_outside; /* mu_tlh when nobody is */
+extern struct mu_thread_local_heap mu_hidden_heap;
+bool mu_has_jumped_out(uintptr_t here);
+
+static inline void mu_set_inside(uintptr_t frame) {
+  atomic_signal_fence(memory_order_seq_cst);
+  mu_inside = frame;
+  atomic_signal_fence(memory_order_seq_cst);
+  mu_tlh = frame ? &mu_hidden_heap : mu_outside;
+  atomic_signal_fence(memory_order_seq_cst);
+}
+
+static inline bool mu_heap_enter(void) {
+  uintptr_t here = (uintptr_t)__builtin_frame_address(0);
+  if (MU_UNLIKELY(mu_inside) && !mu_has_jumped_out(here)) return false;
+  mu_set_inside(here);
+  return true;
+}
+
+static inline void mu_heap_leave(void) {
+  mu_set_inside(0);
+  if (MU_UNLIKELY(atomic_load_explicit(&mu_nested_deferred, memory_order_relaxed) != NULL)) mu_nested_settle();
+}
+
+/* Around calls of libc in the midst of it that may allocate: nothing is half done then. */
+static inline uintptr_t mu_heap_step_out(void) {
+  uintptr_t was = mu_inside;
+  mu_set_inside(0);
+  return was;
+}
+
+static inline void mu_heap_step_in(uintptr_t was_inside) {
+  mu_set_inside(was_inside);
+}
 
 /* Whether the calling thread has a heap of its own: not before its first call, nor once it has ended. */
 bool mu_has_heap(void);

@@ -56,7 +56,7 @@ static uint64_t seed;
 int capset(void *header, const void *data); /* libc has it, but no header of libc's */
 
 static void set_watchdog(void) {
-  alarm((test_is_long() ? 4 : 1) * WATCHDOG_SECONDS * test_slow()); /* its signal ends the process */
+  alarm((test_is_long() ? 4U : 1U) * WATCHDOG_SECONDS * test_slow()); /* its signal ends the process */
 }
 
 /* How long the heart of a case goes on. */

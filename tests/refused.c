@@ -73,6 +73,7 @@ static const struct call {
     {"pidfd_getfd", E(EPERM, EMFILE, EBADF, ESRCH, ENOSYS)},
     {"move_pages", E(EPERM, ENOMEM, EACCES, ESRCH, ENOSYS)},
     {"mbind", E(EPERM, ENOMEM, EIO, EINVAL, ENOSYS)},
+    {"sigaltstack", E(EPERM, EFAULT, ENOSYS)},
     {"USERFAULTFD_IOC_NEW", E(EMFILE, ENFILE, ENOMEM, EPERM, EINVAL, ENOTTY)},
     {"UFFDIO_API", E(EINVAL, EPERM, EFAULT)},
     {"UFFDIO_REGISTER", E(ENOMEM, EBUSY, EINVAL, EPERM)},
