@@ -340,8 +340,9 @@ static enum mu_outcome mesh_as_it_pays(void) {
                                   .may_go_on = may_go_on};
   uint64_t before = hindrances();
   m.deferred = false;
-  if (mesh(&policy)) return mu_pass_waits() ? MU_PUT_OFF : MU_PAID;
+  size_t pages = mesh(&policy);
   bool waits = mu_pass_waits();
+  if (pages) return MU_PAID;
   if (m.deferred || mu_options.eager) return MU_PUT_OFF;
   if (waits) return MU_WAITS;
   return hindrances() != before ? MU_REFUSED : MU_FUTILE;

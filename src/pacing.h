@@ -16,6 +16,8 @@ enum mu_outcome {
   MU_FUTILE,  /* it gave nothing back, and will not before the program does something */
 };
 
+enum { MU_LOOK_TICKS = 12 }; /* between two looks: what is done once a second is seen */
+
 struct mu_pacing {
   uint32_t percent;             /* of one core, averaged over a minute */
   int64_t budget_ns;            /* processor time that may be spent now */

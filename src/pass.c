@@ -1122,12 +1122,13 @@ static bool is_candidate(unsigned c, uint32_t r, const struct mu_pass_policy *po
   return policy->ignore_backoff || (int32_t)(tick - run->not_before) >= 0;
 }
 
+/* Those to be meshed in such units; 0: in any. */
 static uint32_t candidates(unsigned c, unsigned unit_pages, const struct mu_pass_policy *policy, uint32_t *runs,
                            uint32_t room) {
   uint32_t n = 0, tick = atomic_load_explicit(&mu_tick, memory_order_relaxed);
   mu_class_lock(c);
   for (uint32_t r = mu_class_heaps[c].runs; r && n < room; r = mu_arena.runs[r].next)
-    if (is_candidate(c, r, policy, tick) && unit_for(c, r, mapping_price) == unit_pages) runs[n++] = r;
+    if (is_candidate(c, r, policy, tick) && (!unit_pages || unit_for(c, r, mapping_price) == unit_pages)) runs[n++] = r;
   mu_class_unlock(c);
   return n;
 }
@@ -1328,7 +1329,6 @@ void mu_pass_look(unsigned c, const struct mu_pass_policy *policy) {
   uint32_t room = mu_class_heaps[c].run_count;
   if (!policy->spare_written || !k->meshable || class_excluded(k) || room < 2) return;
   uint32_t *runs = mu_scratch_alloc(room * 4UL);
-  for (unsigned pages = k->span_pages; runs && pages <= MAX_UNIT_PAGES; pages *= 2)
-    unwritten(c, runs, candidates(c, pages, policy, runs, room), policy);
+  if (runs) unwritten(c, runs, candidates(c, 0, policy, runs, room), policy);
   mu_scratch_free(runs, room * 4UL);
 }

@@ -7,15 +7,13 @@
 #ifndef MU_WRITTEN_H
 #define MU_WRITTEN_H
 
-#include "src/common.h"
+#include "src/pacing.h"
 
 enum mu_written {
   MU_WRITTEN_NOT,  /* or nobody can tell */
   MU_WRITTEN_WAIT, /* it was looked at once */
   MU_WRITTEN,
 };
-
-enum { MU_LOOK_TICKS = 12 }; /* between two looks: what is done once a second is seen */
 
 enum mu_written mu_written_look(uint32_t run, uint32_t tick);
 /* In a forked child. */

@@ -62,12 +62,14 @@ Test(pacing, what_does_not_pay_is_tried_less_and_less_but_not_never_by_an_active
 }
 
 Test(pacing, what_is_looked_at_twice_is_refused_no_more_often) {
-  enum { LOOKS = 12 };
   unsigned looks = 0, refused = 0;
+  uint32_t first = 0;
   for (uint32_t tick = 1; tick <= 100000; tick++) {
     if (!mu_pacing_try(&p, tick, 1000, 10, false)) continue;
-    bool second = ++looks % LOOKS == 0;
+    bool second = ++looks % 2 == 0;
+    if (second) cr_assert_eq(tick, first + MU_LOOK_TICKS);
     refused += second;
+    first = tick;
     mu_pacing_tried(&p, tick, second ? MU_REFUSED : MU_WAITS, true);
   }
   cr_assert(p.done);
