@@ -2,17 +2,22 @@
 #include "src/written.h"
 #include "src/global_heap.h"
 #include "src/pack.h"
+#include "src/sys.h"
 #include "uffd/engine.h"
 
 enum {
-  PAGES = 4,                        /* of a run are looked at */
-  STALE_TICKS = 20 * MU_LOOK_TICKS, /* what was seen so long ago says nothing */
-  PART = 4096,                      /* bytes of a page that are looked at */
+  PAGES = 4,        /* of a run are looked at */
+  PART = 4096,      /* bytes of a page that are looked at */
+  LOOK_MS = 1100,   /* between two looks: what is done once a second is seen */
+  STALE_MS = 24000, /* what was seen so long ago says nothing */
 };
+static const uint64_t LOOK_NS = LOOK_MS * 1000000ULL, STALE_NS = STALE_MS * 1000000ULL;
+_Static_assert(LOOK_MS < MU_LOOK_TICKS * 100, "it is tried again when a second look is due");
 
 struct look {
   uint64_t pages; /* of the run */
-  uint32_t tick;  /* of the first look; 0: none */
+  uint64_t ns;    /* when the first look was over; 0: there was none */
+  uint32_t tick;  /* then, or before */
   uint32_t sum;
 };
 
@@ -65,17 +70,21 @@ static bool sum_of(uint32_t r, uint64_t pages, uint32_t *sum) {
   return true;
 }
 
+/* By the clock, as a tick may be long over when the mesher comes here. */
 enum mu_written mu_written_look(uint32_t r, uint32_t tick) {
   uint32_t sum;
   if (!have_looks()) return MU_WRITTEN_NOT;
   struct look *l = &looks[r];
-  bool reset = !l->tick || tick - l->tick > STALE_TICKS || (int32_t)(mu_arena.runs[r].stamp - l->tick) >= 0;
+  uint64_t age = mu_now_ns() - l->ns;
+  bool reset = !l->ns || age > STALE_NS || (int32_t)(mu_arena.runs[r].stamp - l->tick) >= 0;
   if (reset) {
     *l = (struct look){.pages = choose_pages(r), .tick = tick};
-    return l->pages && sum_of(r, l->pages, &l->sum) ? MU_WRITTEN_WAIT : MU_WRITTEN_NOT;
+    if (!l->pages || !sum_of(r, l->pages, &l->sum)) return MU_WRITTEN_NOT;
+    l->ns = mu_now_ns();
+    return MU_WRITTEN_WAIT;
   }
-  if (tick - l->tick < MU_LOOK_TICKS) return MU_WRITTEN_WAIT;
+  if (age < LOOK_NS) return MU_WRITTEN_WAIT;
   if (!sum_of(r, l->pages, &sum) || sum == l->sum) return MU_WRITTEN_NOT;
-  l->tick = 0;
+  l->ns = 0;
   return MU_WRITTEN;
 }

@@ -68,8 +68,11 @@ int main(void) {
   test_needs_library(&api);
   build(&rng);
   double cold = 0;
+  uint64_t written = now_ns(), longest = 0;
   for (int round = 0; round < LEAST_ROUNDS || (round < MOST_ROUNDS && cold < 0.5); round++) {
     write_all();
+    longest = now_ns() - written > longest ? now_ns() - written : longest;
+    written = now_ns();
     sleep_ns(ROUND_MS * 1000000ULL);
     struct mesh_uffd_stats s = mesh_api_stats(&api);
     if (round >= LEAST_ROUNDS / 2 && !tier_is_full(s.tier)) {
@@ -79,6 +82,10 @@ int main(void) {
     if (round % 4 == 3) cold = meshed(1);
   }
   double hot = meshed(0);
+  if (hot > 0.1 && longest > 1000000000) {
+    printf("SKIP: the machine is too busy: nothing was written for %.1f s\n", (double)longest / 1e9);
+    return 77;
+  }
   CHECKF(cold >= 0.5, "only %.0f %% of what is not written was meshed", cold * 100);
   CHECKF(hot <= 0.1, "%.0f %% of what is written was meshed", hot * 100);
   for (int s = 0; s < SIZES; s++)
