@@ -16,7 +16,7 @@ enum mu_outcome {
   MU_FUTILE,  /* it gave nothing back, and will not before the program does something */
 };
 
-enum { MU_LOOK_TICKS = 12 }; /* after which it is tried again what waits for a second look */
+enum { MU_LOOK_TICKS = 4 }; /* after which it is tried again what waits for a second look */
 
 struct mu_pacing {
   uint32_t percent;             /* of one core, averaged over a minute */

@@ -12,7 +12,6 @@ enum {
   STALE_MS = 24000, /* what was seen so long ago says nothing */
 };
 static const uint64_t LOOK_NS = LOOK_MS * 1000000ULL, STALE_NS = STALE_MS * 1000000ULL;
-_Static_assert(LOOK_MS < MU_LOOK_TICKS * 100, "it is tried again when a second look is due");
 
 struct look {
   uint64_t pages; /* of the run */
