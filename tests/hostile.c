@@ -61,7 +61,7 @@ static void set_watchdog(void) {
 
 /* How long the heart of a case goes on. */
 static uint64_t duration_ns(unsigned ms) {
-  return (uint64_t)ms * 1000000u * (test_is_long() ? 10 : 1);
+  return (uint64_t)ms * 1000000u * (test_is_long() ? 10 : 1) * test_slow();
 }
 
 static void check_exit(pid_t child, const char *what) {
