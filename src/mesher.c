@@ -17,7 +17,6 @@
 #include "src/thread.h"
 #include "src/thread_local_heap.h"
 #include "src/validate.h"
-#include "src/written.h"
 #include "uffd/engine.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -222,7 +221,7 @@ static size_t mesh(const struct mu_pass_policy *policy) {
     if (!is_being_emptied(c) || policy->ignore_backoff)
       pages += mu_pass_class(c, policy);
     else
-      mu_pass_look(c, policy), m.deferred = true;
+      m.deferred = true;
   end_turn();
   mu_count(&mu_mesher_counters.freed_bytes, pages << mu_arena.page_shift);
   if (mu_options.validate) mu_heap_validate(false);
@@ -336,15 +335,11 @@ static enum mu_outcome mesh_as_it_pays(void) {
                                                                 : MIN_PAGES_A_PLAN,
                                   .deadline_ns = mu_thread_cpu_ns() + ns,
                                   .ignore_backoff = mu_options.eager || is_at_rest(), /* then it is tried seldom */
-                                  .spare_written = !mu_options.eager,
                                   .may_go_on = may_go_on};
   uint64_t before = hindrances();
   m.deferred = false;
-  size_t pages = mesh(&policy);
-  bool waits = mu_pass_waits();
-  if (pages) return MU_PAID;
+  if (mesh(&policy)) return MU_PAID;
   if (m.deferred || mu_options.eager) return MU_PUT_OFF;
-  if (waits) return MU_WAITS;
   return hindrances() != before ? MU_REFUSED : MU_FUTILE;
 }
 
@@ -740,7 +735,6 @@ void mu_mesher_stay_away(void) {
 void mu_mesher_forget(void) {
   mu_engine_forget();
   mu_packs_forget();
-  mu_written_forget();
   memset(&m, 0, sizeof m);
   memset(&turn, 0, sizeof turn);
   mu_reclaim_renew();

@@ -54,10 +54,6 @@ bool mu_pacing_try(struct mu_pacing *p, uint32_t tick, size_t bytes, size_t leas
 }
 
 void mu_pacing_tried(struct mu_pacing *p, uint32_t tick, enum mu_outcome outcome, bool at_rest) {
-  if (outcome == MU_WAITS) {
-    p->next = tick + MU_LOOK_TICKS;
-    return;
-  }
   bool vain = outcome == MU_REFUSED || outcome == MU_FUTILE;
   if (!vain) p->pause = p->in_vain = 0;
   if (vain) p->pause = p->pause * 2 + 1;

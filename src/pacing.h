@@ -11,12 +11,9 @@
 enum mu_outcome {
   MU_PAID,
   MU_PUT_OFF, /* something was left for a moment: it is tried again at once */
-  MU_WAITS,   /* something was looked at, and will be again after MU_LOOK_TICKS */
   MU_REFUSED, /* it gave nothing back, but something was in the way that may go away by itself */
   MU_FUTILE,  /* it gave nothing back, and will not before the program does something */
 };
-
-enum { MU_LOOK_TICKS = 4 }; /* after which it is tried again what waits for a second look */
 
 struct mu_pacing {
   uint32_t percent;             /* of one core, averaged over a minute */

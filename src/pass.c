@@ -11,7 +11,6 @@
 #include "src/probe.h"
 #include "src/stats.h"
 #include "src/sys.h"
-#include "src/written.h"
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
@@ -1122,52 +1121,14 @@ static bool is_candidate(unsigned c, uint32_t r, const struct mu_pass_policy *po
   return policy->ignore_backoff || (int32_t)(tick - run->not_before) >= 0;
 }
 
-/* Those to be meshed in such units; 0: in any. */
 static uint32_t candidates(unsigned c, unsigned unit_pages, const struct mu_pass_policy *policy, uint32_t *runs,
                            uint32_t room) {
   uint32_t n = 0, tick = atomic_load_explicit(&mu_tick, memory_order_relaxed);
   mu_class_lock(c);
   for (uint32_t r = mu_class_heaps[c].runs; r && n < room; r = mu_arena.runs[r].next)
-    if (is_candidate(c, r, policy, tick) && (!unit_pages || unit_for(c, r, mapping_price) == unit_pages)) runs[n++] = r;
+    if (is_candidate(c, r, policy, tick) && unit_for(c, r, mapping_price) == unit_pages) runs[n++] = r;
   mu_class_unlock(c);
   return n;
-}
-
-/* ---- what is written ---------------------------------------------------------------------------------------------
- */
-
-static bool waits;
-
-bool mu_pass_waits(void) {
-  bool did = waits;
-  waits = false;
-  return did;
-}
-
-/* Somebody touches it: later and later, as with those of which a pass finds out. */
-static void leave_alone(unsigned c, uint32_t r, uint32_t tick) {
-  struct mu_run *run = &mu_arena.runs[r];
-  mu_count(&mu_mesher_counters.refused_busy, 1);
-  MU_PROBE2(refused, mu_page_address(first_page(r)), MU_REFUSED_BUSY);
-  mu_class_lock(c);
-  if (run->in_use && run->size_class == c) {
-    run->failures = (uint8_t)mu_min(run->failures + 1U, MAX_FAILURES);
-    run->not_before = tick + ((uint32_t)BACKOFF_TICKS << run->failures);
-  }
-  mu_class_unlock(c);
-}
-
-/* Keeps those that are not written to. */
-static uint32_t unwritten(unsigned c, uint32_t *runs, uint32_t n, const struct mu_pass_policy *policy) {
-  uint32_t kept = 0, tick = atomic_load_explicit(&mu_tick, memory_order_relaxed);
-  if (!policy->spare_written || mu_engine_tier() > MU_TIER_FULL_WP) return n;
-  for (uint32_t i = 0; i < n; i++) {
-    enum mu_written is = mu_written_look(runs[i], tick);
-    if (is == MU_WRITTEN_NOT) runs[kept++] = runs[i];
-    if (is == MU_WRITTEN) leave_alone(c, runs[i], tick);
-    waits |= is == MU_WRITTEN_WAIT;
-  }
-  return kept;
 }
 
 /* ---- node by node --------------------------------------------------------------------------------------------------
@@ -1315,20 +1276,11 @@ size_t mu_pass_class(unsigned c, const struct mu_pass_policy *policy) {
   uint32_t *runs = mu_scratch_alloc(room * 4UL);
   size_t saved = 0;
   for (unsigned pages = k->span_pages; runs && pages <= MAX_UNIT_PAGES && !out_of_time(policy); pages *= 2) {
-    uint32_t n = unwritten(c, runs, candidates(c, pages, policy, runs, room), policy);
+    uint32_t n = candidates(c, pages, policy, runs, room);
     struct shape s = shape_of(c, pages);
     saved += mesh_nodes(&s, runs, n, policy);
   }
   if (runs && h->meshed_runs && !out_of_time(policy)) saved += mesh_class_again(c, runs, room, policy);
   mu_scratch_free(runs, room * 4UL);
   return saved;
-}
-
-void mu_pass_look(unsigned c, const struct mu_pass_policy *policy) {
-  const struct mu_size_class *k = &mu_classes[c];
-  uint32_t room = mu_class_heaps[c].run_count;
-  if (!policy->spare_written || !k->meshable || class_excluded(k) || room < 2) return;
-  uint32_t *runs = mu_scratch_alloc(room * 4UL);
-  if (runs) unwritten(c, runs, candidates(c, 0, policy, runs, room), policy);
-  mu_scratch_free(runs, room * 4UL);
 }

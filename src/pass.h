@@ -10,14 +10,8 @@ struct mu_pass_policy {
   uint32_t min_pages;   /* a plan that saves less is not carried out */
   uint64_t deadline_ns; /* of this thread's processor time: stop when it has passed; 0: never */
   bool ignore_backoff;
-  bool spare_written;      /* runs that are written to are left alone; so are those of which nobody knows yet */
   bool (*may_go_on)(void); /* asked before each run; false ends the plan */
 };
-
-/* Looks which runs of a class are written to, without meshing any, so that it is known when they may be. */
-void mu_pass_look(unsigned size_class, const struct mu_pass_policy *policy);
-/* Whether the runs of a class had to wait for a second look, since the last call. */
-bool mu_pass_waits(void);
 
 /* Meshes what pays among the runs of a class. Returns physical pages given back. */
 size_t mu_pass_class(unsigned size_class, const struct mu_pass_policy *policy);

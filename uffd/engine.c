@@ -110,7 +110,6 @@ void mu_engine_stop(void) {
   mu_fault_thread_stop();
   if (mu_engine.uffd >= 0) mu_close(mu_engine.uffd);
   if (mu_engine.pagemap >= 0) mu_close(mu_engine.pagemap);
-  if (mu_engine.memory >= 0) mu_close(mu_engine.memory);
   if (mu_engine.scratch) mu_munmap(mu_engine.scratch, MU_MAX_BARRIER_PAGES * mu_engine.page);
   mu_reclaim_idle();
   bool own_table = mu_engine.own_table;
@@ -120,7 +119,7 @@ void mu_engine_stop(void) {
 
 void mu_engine_forget(void) {
   mu_reclaim_forget();
-  mu_engine = (struct mu_engine){.uffd = -1, .pagemap = -1, .memory = -1};
+  mu_engine = (struct mu_engine){.uffd = -1, .pagemap = -1};
   atomic_store_explicit(&mu_barrier.phase, MU_PHASE_OPEN, memory_order_relaxed);
   atomic_store_explicit(&mu_barrier.busy, 0, memory_order_relaxed);
 }
@@ -172,14 +171,6 @@ bool mu_program_stands_still(void) {
 
 /* ---- residency -----------------------------------------------------------------------------------------------------
  */
-
-/* Not by the address itself: the program may have made it unreadable by a call that nobody saw. */
-bool mu_peek(const void *at, void *to, size_t n) {
-  enum { REFUSED = -2 };
-  if (mu_engine.memory == -1) mu_engine.memory = mu_open("/proc/thread-self/mem", O_RDONLY | O_CLOEXEC);
-  if (mu_engine.memory < 0) mu_engine.memory = REFUSED; /* it is not tried again */
-  return mu_engine.memory >= 0 && mu_pread(mu_engine.memory, to, n, (uintptr_t)at) == (ssize_t)n;
-}
 
 static int read_pagemap(const void *start, unsigned pages, uint64_t *entry) {
   if (mu_engine.pagemap < 0) return -EBADF;

@@ -64,10 +64,6 @@ void mu_caps_open(void);
  */
 bool mu_make_exclusive(void *start, unsigned pages);
 
-/* Copies what is at an address of this process, wherever that is: false when it cannot be read. Not for what is behind
- * a barrier. */
-bool mu_peek(const void *at, void *to, size_t n);
-
 /* Which pages of a private mapping of a mesh file were stored to (bit i: page i). 0 or -errno. */
 int mu_private_copies(const void *start, unsigned pages, uint64_t *copies);
 

@@ -40,7 +40,6 @@ struct mu_engine {
   bool own_table; /* the mesher's descriptors are its own */
   int uffd;
   int pagemap;
-  int memory; /* /proc/self/mem, to read from */
   _Atomic uint32_t tier;
   bool move; /* anonymous pages can be moved */
   char *scratch;

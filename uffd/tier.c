@@ -10,7 +10,7 @@
 #include <string.h>
 #include <sys/utsname.h>
 
-struct mu_engine mu_engine = {.uffd = -1, .pagemap = -1, .memory = -1};
+struct mu_engine mu_engine = {.uffd = -1, .pagemap = -1};
 
 struct version {
   int major, minor, patch;

@@ -61,21 +61,6 @@ Test(pacing, what_does_not_pay_is_tried_less_and_less_but_not_never_by_an_active
   cr_assert_gt(last, 960);
 }
 
-Test(pacing, what_is_looked_at_twice_is_refused_no_more_often) {
-  unsigned looks = 0, refused = 0;
-  uint32_t first = 0;
-  for (uint32_t tick = 1; tick <= 100000; tick++) {
-    if (!mu_pacing_try(&p, tick, 1000, 10, false)) continue;
-    bool second = ++looks % 2 == 0;
-    if (second) cr_assert_eq(tick, first + MU_LOOK_TICKS);
-    refused += second;
-    first = tick;
-    mu_pacing_tried(&p, tick, second ? MU_REFUSED : MU_WAITS, true);
-  }
-  cr_assert(p.done);
-  cr_assert(refused > 5 && refused < 12, "%u", refused);
-}
-
 Test(pacing, a_program_at_rest_is_left_alone_in_the_end) {
   uint32_t last;
   cr_assert_eq(attempts(MU_FUTILE, true, 100000, &last), 1);
