@@ -234,7 +234,8 @@ MU_AT_START void mu_fork_init(void) {
     pthread_atfork(prepare, parent, child);
 }
 
-MU_AT_START void mu_fork_watch(void) {
+/* From now on mu_check_forked notices. */
+MU_AT_START void mu_heap_made(void) {
   int err;
   same_process = mu_mmap(NULL, mu_arena.page_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0, &err);
   if (same_process && mu_madvise(same_process, mu_arena.page_size, MADV_WIPEONFORK) < 0) same_process = NULL;

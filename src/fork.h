@@ -12,8 +12,6 @@
 
 /* Registers the handlers. Once. */
 void mu_fork_init(void);
-/* From now on mu_check_forked notices. Once, when there is a heap. */
-void mu_fork_watch(void);
 
 struct mu_fork {
   uint64_t taken;  /* locks that were taken for it, by number */

@@ -174,6 +174,13 @@ MU_AT_START static bool run_create(struct mu_class_heap *h, unsigned c) {
   return true;
 }
 
+static void free_table(const struct mu_run *run) {
+  if (run->thin)
+    mu_thin_table_free(&mu_classes[run->size_class], run->spans, run->thin);
+  else
+    mu_span_table_free(run->size_class, run->spans);
+}
+
 /* A run with no live slot goes back to the arena. One that was meshed first gets fresh memory; if the kernel refuses,
  * the run stays as it is, and is tried again with the next pass (mu_reap_runs). */
 static bool run_destroy(struct mu_class_heap *h, uint32_t r) {
@@ -202,10 +209,7 @@ static bool run_destroy(struct mu_class_heap *h, uint32_t r) {
   h->spare_runs--;
   if (was_meshed) h->meshed_runs--;
   if (run->mappings) atomic_fetch_sub_explicit(&mu_mesh_mappings, run->mappings, memory_order_relaxed);
-  if (run->thin)
-    mu_thin_table_free(k, run->spans, run->thin);
-  else
-    mu_span_table_free(run->size_class, run->spans);
+  free_table(run);
   mu_run_clear(run);
   /* A huge page is resident as a whole once anything of it was touched. */
   touched = touched || mu_huge_in(mu_page_address(page), MU_RUN_PAGES * mu_arena.page_size);
@@ -668,17 +672,13 @@ static void cover_dead(const struct mu_size_class *k, uint32_t r) {
 /* A meshed run of which little is left does with a smaller table, a thinner one perhaps than it has. */
 static void make_thin(uint32_t r) {
   struct mu_run *run = &mu_arena.runs[r];
-  unsigned c = run->size_class;
-  const struct mu_size_class *k = &mu_classes[c];
+  const struct mu_size_class *k = &mu_classes[run->size_class];
   if (!run->meshed || run->closed || !mu_thin_pays(k, run->used, run->thin)) return;
   cover_dead(k, r);
   unsigned entries = mu_thin_entries(run, k);
   char *table = mu_thin_pays(k, entries, run->thin) ? mu_thin_table_make(run, k, entries) : NULL;
   if (!table) return;
-  if (run->thin)
-    mu_thin_table_free(k, run->spans, run->thin);
-  else
-    mu_span_table_free(c, run->spans);
+  free_table(run);
   run->spans = table;
   run->thin = (uint8_t)entries;
 }

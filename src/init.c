@@ -65,10 +65,6 @@ static bool is_simulated(void) {
   return true;
 }
 
-MU_AT_START void mu_heap_made(void) {
-  mu_fork_watch();
-}
-
 /* The first constructor of the process (-z initfirst): so our fork handlers are the innermost, and those of other
  * libraries may allocate. What only a heap needs is made with it: many a process has none, and every one starts. */
 __attribute__((constructor(101))) static void before_main(void) {

@@ -190,10 +190,11 @@ static size_t drop_shares(size_t excess, size_t unused, uint32_t now) {
 size_t mu_reclaim_old(void) {
   uint32_t tick = atomic_load_explicit(&mu_tick, memory_order_relaxed);
   uint64_t now = mu_now_ns();
-  if (!begun) mu_decay_begin(&decay, mu_options.eager ? 0 : mu_options.decay_ms * 1000000ULL, now);
+  uint64_t decay_ns = mu_options.eager ? 0 : mu_options.decay_ms * 1000000ULL;
+  if (!begun) mu_decay_begin(&decay, decay_ns, now);
   begun = true;
   uint32_t before = tick - (mu_options.eager ? 1 : mu_options.decay_ms / TICK_MS);
-  count(drop_idle_when_due(before, now, mu_options.eager ? 0 : mu_options.decay_ms * 1000000ULL));
+  count(drop_idle_when_due(before, now, decay_ns));
   size_t unused = unused_pages(), allowed = mu_decay_allows(&decay, now, unused), pages = 0;
   if (!unused) return 0;
   pages = drop_before(before);

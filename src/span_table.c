@@ -96,20 +96,18 @@ static struct slab *slab_get(void) {
   return slab;
 }
 
-static void slab_put_locked(struct slab *slab) {
+/* One that is on no list, or NULL. */
+static void slab_put(struct slab *slab) {
+  if (!slab) return;
+  mu_madvise(slab, region.bytes, MADV_DONTNEED);
+  mu_lock_take(&mu_span_table_lock);
   struct unused *list = region.unused;
   if (list && list->count < (mu_arena.page_size - sizeof *list) / sizeof *list->slabs) {
     list->slabs[list->count++] = (uint32_t)((size_t)((char *)slab - mu_arena.span_tables) / region.bytes);
-    return;
+  } else {
+    region.unused = (struct unused *)(void *)slab;
+    *region.unused = (struct unused){.next = list};
   }
-  region.unused = (struct unused *)(void *)slab;
-  *region.unused = (struct unused){.next = list};
-}
-
-static void slab_put(struct slab *slab) {
-  mu_madvise(slab, region.bytes, MADV_DONTNEED);
-  mu_lock_take(&mu_span_table_lock);
-  slab_put_locked(slab);
   mu_lock_release(&mu_span_table_lock);
 }
 
@@ -193,8 +191,7 @@ void mu_span_table_free(unsigned c, void *table) {
     first[c].used = false;
     return;
   }
-  struct slab *slab = block_free(&with_room[c], table, mu_table_bytes(c));
-  if (slab) slab_put(slab);
+  slab_put(block_free(&with_room[c], table, mu_table_bytes(c)));
 }
 
 void *mu_span_table_move(unsigned c, void *table) {
@@ -235,27 +232,28 @@ void *mu_thin_block_alloc(size_t bytes) {
   return block;
 }
 
-static void thin_free_locked(void *block, unsigned n) {
-  struct slab *slab = thin.lost ? NULL : block_free(&thin.with_room[n], block, thin_bytes(n));
-  if (!slab) return;
-  mu_madvise(slab, region.bytes, MADV_DONTNEED);
-  slab_put_locked(slab);
+/* Returns what slab_put is to have, without the lock. */
+static struct slab *thin_free_locked(void *block, unsigned n) {
+  return thin.lost ? NULL : block_free(&thin.with_room[n], block, thin_bytes(n));
 }
 
 void mu_thin_block_free(void *block, size_t bytes) {
   mu_lock_take(&mu_span_table_lock);
-  thin_free_locked(block, thin_size(bytes));
+  struct slab *empty = thin_free_locked(block, thin_size(bytes));
   mu_lock_release(&mu_span_table_lock);
+  slab_put(empty);
 }
 
 void *mu_thin_block_move(void *block, size_t bytes) {
   unsigned n = thin_size(bytes);
   mu_lock_take(&mu_span_table_lock);
   void *better = thin.lost ? NULL : better_block(&thin.with_room[n], block, thin_bytes(n));
+  struct slab *empty = NULL;
   if (better) {
     memcpy(better, block, bytes);
-    thin_free_locked(block, n);
+    empty = thin_free_locked(block, n);
   }
   mu_lock_release(&mu_span_table_lock);
+  slab_put(empty);
   return better ? better : block;
 }

@@ -23,49 +23,23 @@ static _Atomic bool stop;
 
 static const size_t sizes[] = {16, 40, 100, 256, 700, 2000, 5000, 12000, 40000, 200000};
 
-struct object {
-  unsigned char *p;
-  size_t size;
-  uint64_t pattern;
-};
-
-static void make(struct object *o, struct rng *rng) {
-  o->size = sizes[rng_below(rng, 3) ? rng_below(rng, 5) : rng_below(rng, sizeof sizes / sizeof *sizes)];
-  o->p = rng_below(rng, 8) ? malloc(o->size) : aligned_alloc(64, o->size);
+static void make(struct patterned *o, struct rng *rng) {
+  size_t size = sizes[rng_below(rng, 3) ? rng_below(rng, 5) : rng_below(rng, sizeof sizes / sizeof *sizes)];
+  o->p = rng_below(rng, 8) ? malloc(size) : aligned_alloc(64, size);
   if (!o->p) {
     refused++;
     return;
   }
-  o->pattern = rng_next(rng);
-  pattern_fill(o->p, o->size, o->pattern);
+  patterned_begin(o, size, rng_next(rng));
 }
 
-static void check(const struct object *o) {
-  if (o->p) CHECK_PATTERN(o->p, o->size, o->pattern);
-}
-
-static void discard(struct object *o) {
-  check(o);
-  free(o->p);
-  o->p = NULL;
-}
-
-static void resize(struct object *o, struct rng *rng) {
-  size_t size = sizes[rng_below(rng, sizeof sizes / sizeof *sizes)], same = size < o->size ? size : o->size;
-  unsigned char *p = realloc(o->p, size);
-  if (!p) {
-    refused++;
-    return;
-  }
-  CHECK_PATTERN(p, same, o->pattern);
-  o->p = p;
-  o->size = size;
-  pattern_fill(p, size, o->pattern);
+static void resize(struct patterned *o, struct rng *rng) {
+  if (!patterned_resize(o, sizes[rng_below(rng, sizeof sizes / sizeof *sizes)])) refused++;
 }
 
 /* ---- handlers ---- */
 
-static __thread struct object kept[KEPT];
+static __thread struct patterned kept[KEPT];
 static __thread uint64_t calls;
 
 static void handler(int number) {
@@ -74,14 +48,14 @@ static void handler(int number) {
   struct rng rng = rng_from(seed, ++calls * 2 + 1);
   handled++;
   if (may_keep) {
-    struct object *o = &kept[rng_below(&rng, KEPT)];
+    struct patterned *o = &kept[rng_below(&rng, KEPT)];
     if (o->p && rng_below(&rng, 2)) resize(o, &rng);
-    if (o->p) discard(o);
+    if (o->p) patterned_discard(o);
     make(o, &rng);
   } else {
-    struct object o = {NULL, 0, 0};
+    struct patterned o = {NULL, 0, 0};
     make(&o, &rng);
-    if (o.p) discard(&o);
+    if (o.p) patterned_discard(&o);
   }
   errno = error;
 }
@@ -108,29 +82,29 @@ static void begin_timer(void) {
 
 /* ---- what they interrupt ---- */
 
-static struct object objects[2][OBJECTS];
+static struct patterned objects[2][OBJECTS];
 
 static void *work(void *argument) {
-  struct object *mine = argument;
+  struct patterned *mine = argument;
   struct rng rng = rng_from(seed, mine == objects[0] ? 2 : 4);
   while (!stop) {
     for (int i = 0; i < OBJECTS / 2; i++) {
-      struct object *o = &mine[rng_below(&rng, OBJECTS)];
+      struct patterned *o = &mine[rng_below(&rng, OBJECTS)];
       if (!o->p)
         make(o, &rng);
       else if (rng_below(&rng, 4))
-        discard(o);
+        patterned_discard(o);
       else
         resize(o, &rng);
     }
     if (rng_below(&rng, 4)) continue;
-    for (int i = 0; i < OBJECTS; i++) discard(&mine[i]);
+    for (int i = 0; i < OBJECTS; i++) patterned_discard(&mine[i]);
   }
-  for (int i = 0; i < OBJECTS; i++) discard(&mine[i]);
+  for (int i = 0; i < OBJECTS; i++) patterned_discard(&mine[i]);
   sigset_t all;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, NULL);
-  for (int i = 0; i < KEPT; i++) discard(&kept[i]);
+  for (int i = 0; i < KEPT; i++) patterned_discard(&kept[i]);
   return NULL;
 }
 
@@ -140,9 +114,9 @@ static void fork_a_child(void) {
   if (!child) {
     struct rng rng = rng_from(seed, 9);
     for (int i = 0; i < OBJECTS; i++) {
-      struct object o;
+      struct patterned o;
       make(&o, &rng);
-      discard(&o);
+      patterned_discard(&o);
     }
     _exit(0);
   }
@@ -206,8 +180,8 @@ int main(void) {
   /* The main thread works in turns, and sends the other thread signals in between. */
   while (now_ns() < end) {
     for (int i = 0; i < 200; i++) {
-      struct object *o = &objects[0][rng_below(&rng, OBJECTS)];
-      o->p ? discard(o) : make(o, &rng);
+      struct patterned *o = &objects[0][rng_below(&rng, OBJECTS)];
+      o->p ? patterned_discard(o) : make(o, &rng);
     }
     pthread_kill(other, SIGUSR2);
   }

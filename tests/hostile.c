@@ -75,11 +75,7 @@ static void check_exit(pid_t child, const char *what) {
 
 enum { SLOTS = 24000, THREADS = 2, KEEP_ONE_IN = 8 };
 
-static struct object {
-  unsigned char *p;
-  uint32_t size;
-  uint64_t seed;
-} objects[SLOTS]; /* slot i belongs to thread i % THREADS */
+static struct patterned objects[SLOTS]; /* slot i belongs to thread i % THREADS */
 static size_t slots = SLOTS;
 
 static const uint32_t sizes[] = {16,  16,  24,  32,  48,   64,   64,   80,   100,  128,  128,   160,   256,
@@ -89,17 +85,7 @@ enum { SIZES = sizeof sizes / sizeof *sizes, SMALL_SIZES = SIZES - 3 };
 static _Atomic bool out_of_memory; /* somebody was refused memory: then only what exists is checked */
 static _Atomic bool stop;
 
-static void verify(const struct object *o) {
-  if (o->p) CHECK_PATTERN(o->p, o->size, o->seed);
-}
-
-static void discard(struct object *o) {
-  verify(o);
-  free(o->p);
-  o->p = NULL;
-}
-
-static void make(struct object *o, struct rng *rng, size_t choices) {
+static void make(struct patterned *o, struct rng *rng, size_t choices) {
   uint32_t size = sizes[rng_below(rng, choices)];
   bool zeroed = rng_below(rng, 4) == 0;
   errno = 0;
@@ -111,25 +97,14 @@ static void make(struct object *o, struct rng *rng, size_t choices) {
   }
   if (zeroed)
     for (uint32_t i = 0; i < size; i++) CHECKF(o->p[i] == 0, "calloc(1, %u) at %p, byte %u", size, (void *)o->p, i);
-  o->size = size;
-  o->seed = rng_next(rng);
-  pattern_fill(o->p, size, o->seed);
+  patterned_begin(o, size, rng_next(rng));
 }
 
-static void resize(struct object *o, struct rng *rng) {
-  uint32_t size = sizes[rng_below(rng, SIZES)], same = o->size < size ? o->size : size;
-  unsigned char *p = realloc(o->p, size);
-  if (!p) {
-    out_of_memory = true;
-    return;
-  }
-  CHECK_PATTERN(p, same, o->seed);
-  o->p = p;
-  o->size = size;
-  pattern_fill(p, size, o->seed);
+static void resize(struct patterned *o, struct rng *rng) {
+  if (!patterned_resize(o, sizes[rng_below(rng, SIZES)])) out_of_memory = true;
 }
 
-static void change(struct object *o, struct rng *rng) {
+static void change(struct patterned *o, struct rng *rng) {
   if (!o->p) {
     if (rng_below(rng, KEEP_ONE_IN) == 0) make(o, rng, SMALL_SIZES);
     return;
@@ -144,10 +119,10 @@ static void change(struct object *o, struct rng *rng) {
     return;
   case 2:
   case 3:
-    discard(o);
+    patterned_discard(o);
     return;
   default:
-    verify(o);
+    patterned_check(o);
   }
 }
 
@@ -162,18 +137,18 @@ static void *mutate(void *argument) {
 }
 
 static void verify_all(void) {
-  for (size_t i = 0; i < slots; i++) verify(&objects[i]);
+  for (size_t i = 0; i < slots; i++) patterned_check(&objects[i]);
 }
 
 static void build(void) {
   struct rng rng = rng_from(seed, 1);
   for (size_t i = 0; i < slots; i++) make(&objects[i], &rng, i % 100 ? SMALL_SIZES : SIZES);
   for (size_t i = 0; i < slots; i++)
-    if (rng_below(&rng, KEEP_ONE_IN)) discard(&objects[i]);
+    if (rng_below(&rng, KEEP_ONE_IN)) patterned_discard(&objects[i]);
 }
 
 static void discard_all(void) {
-  for (size_t i = 0; i < slots; i++) discard(&objects[i]);
+  for (size_t i = 0; i < slots; i++) patterned_discard(&objects[i]);
 }
 
 /* A child may do with its copy what it likes. */
@@ -358,15 +333,15 @@ static void run_nofile(char **arguments) {
 }
 
 enum { EDGE = 64, MOST_BLOCKS = 400000 };
-static struct object blocks[MOST_BLOCKS];
+static struct patterned blocks[MOST_BLOCKS];
 
-static void mark_block(struct object *o) {
+static void mark_block(struct patterned *o) {
   size_t edge = o->size < EDGE ? o->size : EDGE;
   pattern_fill(o->p, edge, o->seed);
   pattern_fill(o->p + o->size - edge, edge, o->seed);
 }
 
-static void check_block(const struct object *o) {
+static void check_block(const struct patterned *o) {
   size_t edge = o->size < EDGE ? o->size : EDGE;
   CHECK_PATTERN(o->p + o->size - edge, edge, o->seed);
   if (o->size >= 2 * EDGE) CHECK_PATTERN(o->p, edge, o->seed);
@@ -378,13 +353,13 @@ static size_t fill_up(struct rng *rng, size_t *count) {
   size_t bytes = 0;
   unsigned refused = 0;
   for (*count = 0; *count < MOST_BLOCKS && refused < 8;) {
-    struct object *o = &blocks[*count];
+    struct patterned *o = &blocks[*count];
     o->size = of[refused ? 7 - refused : rng_below(rng, 8)];
     o->seed = rng_next(rng);
     errno = 0;
     o->p = malloc(o->size);
     if (!o->p) {
-      CHECKF(errno == ENOMEM, "malloc(%u)", o->size);
+      CHECKF(errno == ENOMEM, "malloc(%zu)", o->size);
       refused++; /* smaller ones may still be there */
       continue;
     }
@@ -660,7 +635,7 @@ static void in_fork_handler(void) {
 /* The children see slots of the threads in the middle of a change, so they use no slot, but memory of their own, and
  * what nobody changes. */
 enum { STILL = 3000 };
-static struct object still[STILL];
+static struct patterned still[STILL];
 
 static void fork_now(void) {
   enum { AT_ONCE = 3 };
@@ -670,10 +645,10 @@ static void fork_now(void) {
     if (children[k]) continue;
     set_watchdog();
     struct rng rng = rng_from(seed, (uint64_t)getpid());
-    for (size_t i = 0; i < STILL; i++) verify(&still[i]);
+    for (size_t i = 0; i < STILL; i++) patterned_check(&still[i]);
     for (int i = 0; i < 3000; i++) change(&still[rng_below(&rng, STILL)], &rng);
     if (k == 0) sleep_ns(20000000); /* its own mesher may start */
-    for (size_t i = 0; i < STILL; i++) discard(&still[i]);
+    for (size_t i = 0; i < STILL; i++) patterned_discard(&still[i]);
     _exit(0);
   }
   for (int k = 0; k < AT_ONCE; k++) check_exit(children[k], "a child of the storm");
@@ -686,7 +661,7 @@ static void run_forks(char **arguments) {
   CHECK(pthread_atfork(in_fork_handler, in_fork_handler, in_fork_handler) == 0);
   build_still();
   work(1500, fork_now);
-  for (size_t i = 0; i < STILL; i++) discard(&still[i]);
+  for (size_t i = 0; i < STILL; i++) patterned_discard(&still[i]);
 }
 
 /* ---- nested forks, and children that outlive their parents; forks by several threads at once ----------------------
@@ -698,7 +673,7 @@ static int report[2]; /* a pipe: one byte from each that found everything right 
 __attribute__((noreturn)) static void check_as_descendant(int depth) {
   for (;; depth--) {
     set_watchdog();
-    for (size_t i = 0; i < STILL; i++) verify(&still[i]);
+    for (size_t i = 0; i < STILL; i++) patterned_check(&still[i]);
     struct rng rng = rng_from(seed, (uint64_t)getpid());
     for (int i = 0; i < 2000; i++) change(&still[rng_below(&rng, STILL)], &rng);
     if (depth == 0) break;
@@ -707,7 +682,7 @@ __attribute__((noreturn)) static void check_as_descendant(int depth) {
     if (child) _exit(0);
   }
   sleep_ns(100000000); /* passes of its own */
-  for (size_t i = 0; i < STILL; i++) verify(&still[i]);
+  for (size_t i = 0; i < STILL; i++) patterned_check(&still[i]);
   CHECK(write(report[1], "x", 1) == 1);
   _exit(0);
 }

@@ -207,6 +207,40 @@ static inline size_t pattern_check(const void *p, size_t n, uint64_t seed) {
     if (good_ != (n)) FAIL("%zu bytes at %p are wrong from offset %zu", (size_t)(n), (const void *)(p), good_);        \
   } while (0)
 
+/* An allocation with a pattern in it; p: NULL when there is none. */
+struct patterned {
+  unsigned char *p;
+  size_t size;
+  uint64_t seed;
+};
+
+/* The allocation that o->p is now has o->size bytes of the pattern o->seed from here on. */
+static inline void patterned_begin(struct patterned *o, size_t size, uint64_t seed) {
+  o->size = size;
+  o->seed = seed;
+  pattern_fill(o->p, size, seed);
+}
+
+static inline void patterned_check(const struct patterned *o) {
+  if (o->p) CHECK_PATTERN(o->p, o->size, o->seed);
+}
+
+static inline void patterned_discard(struct patterned *o) {
+  patterned_check(o);
+  free(o->p);
+  o->p = NULL;
+}
+
+/* False when there is no memory: then it is as it was. */
+static inline bool patterned_resize(struct patterned *o, size_t size) {
+  unsigned char *p = (unsigned char *)realloc(o->p, size);
+  if (!p) return false;
+  CHECK_PATTERN(p, size < o->size ? size : o->size, o->seed);
+  o->p = p;
+  patterned_begin(o, size, o->seed);
+  return true;
+}
+
 /* ---- the library ---- */
 
 struct mesh_api {
