@@ -115,8 +115,9 @@ static inline uint32_t mu_vector_count(const struct mu_shuffle_vector *v) {
 static inline void *mu_vector_pop(struct mu_shuffle_vector *v) {
   void **top = v->top;
   if (MU_UNLIKELY(top == v->bottom)) return NULL;
-  v->top = top - 1;
   void *slot = top[-1];
+  atomic_signal_fence(memory_order_seq_cst); /* before its place is free: a handler in between may put another there */
+  v->top = top - 1;
   if (!slot) __builtin_unreachable(); /* saves the caller's test */
   return slot;
 }
