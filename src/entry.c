@@ -291,8 +291,29 @@ static void *allocate_aligned(size_t align, size_t size) {
   return p ? p : large(mu_max(size, 1), align, &zeroed);
 }
 
+/* The class whose slots are aligned by their size alone; 0, which never has anything, when there is none. */
+static inline unsigned aligned_class(size_t align, size_t size) {
+  size_t least = mu_max(size, align);
+  if (least > MU_MAX_SMALL || align > mu_arena.page_size) return 0;
+  unsigned c = mu_class_of(least);
+  while (mu_classes[c].size & (align - 1)) c++;
+  return c;
+}
+
+/* As for malloc, whoever has to see the call has empty vectors. */
+static inline void *aligned_fast(size_t align, size_t size) {
+  void *p = mu_unmarked(mu_vector_pop(mu_vector_of(aligned_class(align, size))));
+  if (p && align >= IO_ALIGNMENT && mu_heap_enter()) {
+    mu_span_mark_aligned(p);
+    mu_heap_leave();
+  }
+  return p;
+}
+
 static void *aligned(size_t align, size_t size) {
   if (align <= 16) return mu_malloc(size);
+  void *fast = aligned_fast(align, size);
+  if (MU_LIKELY(fast != NULL)) return fast;
   if (!mu_heap_ready() && mu_aside) return mu_next_memalign(align, size);
   if (!mu_heap_ready() || size > PTRDIFF_MAX) return out_of_memory();
   if (!mu_heap_enter()) return nested(size, align);
