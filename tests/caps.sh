@@ -63,7 +63,7 @@ run() {
   (
     [ -z "$(command -v timeout)" ] || command="timeout -s KILL $((60 * ${MESH_UFFD_TEST_SLOW:-1})) $command"
     # shellcheck disable=SC2086 # words are wanted
-    $command env "$@" LD_PRELOAD="$directory/library.so" "$directory/sparse" 6 caps >"$directory/$name.out" 2>&1
+    $command env "$@" LD_PRELOAD="$directory/library.so" "$directory/sparse" 20 caps >"$directory/$name.out" 2>&1
     echo $? >"$directory/$name.status"
   ) &
 }

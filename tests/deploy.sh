@@ -74,9 +74,9 @@ else
 fi
 
 # ---- figures ----
-mesh-uffd run --library "$LIB" -- "$abs_top_builddir/tests/sparse" 60 stay >/dev/null 2>&1 &
+mesh-uffd run --library "$LIB" -- "$abs_top_builddir/tests/sparse" 600 stay >/dev/null 2>&1 &
 process=$!
-for _ in $(seq 200); do mesh-uffd stat --openmetrics "$process" >"$directory/metrics" 2>/dev/null && break; sleep 0.05; done
+for _ in $(seq 1200); do mesh-uffd stat --openmetrics "$process" >"$directory/metrics" 2>/dev/null && break; sleep 0.05; done
 if python3 - "$directory/metrics" >"$directory/said" 2>&1 <<'END'
 import json, re, sys
 shown = set(re.findall(r"^(mesh_uffd_\w+)\{", open(sys.argv[1]).read(), re.M))
@@ -145,9 +145,9 @@ else
   skip "rules, by promtool: not installed"
 fi
 mkdir "$directory/collector"
-PID=$process timeout 20 ./mesh-uffd-metrics tried "$directory/collector" 0.1 2>"$directory/said" &
+PID=$process timeout 120 ./mesh-uffd-metrics tried "$directory/collector" 0.1 2>"$directory/said" &
 writer=$!
-for _ in $(seq 100); do [ ! -s "$directory/collector/mesh-uffd-tried.prom" ] || break; sleep 0.1; done
+for _ in $(seq 600); do [ ! -s "$directory/collector/mesh-uffd-tried.prom" ] || break; sleep 0.1; done
 cp "$directory/collector/mesh-uffd-tried.prom" "$directory/prom" 2>/dev/null
 if ! grep -q '^mesh_uffd_live_bytes{' "$directory/prom"; then
   fail mesh-uffd-metrics

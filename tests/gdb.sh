@@ -22,10 +22,10 @@ command=$abs_top_builddir/cmd/mesh-uffd
 unset LD_PRELOAD
 cd "$directory" || exit 99
 ulimit -c unlimited 2>/dev/null
-(LD_PRELOAD=$LIB exec "$sparse" 60 stay >sparse.out 2>&1) &
+(LD_PRELOAD=$LIB exec "$sparse" 600 stay >sparse.out 2>&1) &
 process=$!
 meshed=0
-for _ in $(seq 100); do
+for _ in $(seq 300); do
   "$command" stat -j "$process" >stat 2>/dev/null
   if grep -Eq '"meshes":[1-9][0-9]{2}' stat; then meshed=1; break; fi
   sleep 0.1

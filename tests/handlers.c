@@ -178,7 +178,7 @@ int main(void) {
   uint64_t end = now_ns() + (uint64_t)(test_is_long() ? 20 : 1) * MS * 1000000;
   struct rng rng = rng_from(seed, 6);
   /* The main thread works in turns, and sends the other thread signals in between. */
-  while (now_ns() < end) {
+  while (now_ns() < end || handled <= 1000) { /* on a slow machine it takes its time */
     for (int i = 0; i < 200; i++) {
       struct patterned *o = &objects[0][rng_below(&rng, OBJECTS)];
       o->p ? patterned_discard(o) : make(o, &rng);
@@ -189,7 +189,6 @@ int main(void) {
   CHECK(pthread_join(other, NULL) == 0 && pthread_join(forker, NULL) == 0);
   timer_delete(timer);
   printf("%llu handlers, %llu times without memory\n", (unsigned long long)handled, (unsigned long long)refused);
-  CHECKF(handled > 1000, "hardly any signals");
   CHECKF(refused * 100 < handled, "memory for handlers is out");
   if (api.present) {
     pid_t child = fork();

@@ -45,7 +45,7 @@ run() {
     # shellcheck disable=SC3045 # where it is unknown, it fails
     ulimit -c 0 && ulimit -v "$kb" || exit 99
     if command -v timeout >/dev/null; then
-      exec timeout -s KILL $((30 * ${MESH_UFFD_TEST_SLOW:-1})) env LD_PRELOAD="$LIB" "$@"
+      exec timeout -s KILL $((90 * ${MESH_UFFD_TEST_SLOW:-1})) env LD_PRELOAD="$LIB" "$@"
     else
       exec env LD_PRELOAD="$LIB" "$@"
     fi
@@ -81,7 +81,7 @@ exhaust_is_fine() {
 if ! (ulimit -v 300000) 2>"$directory/why"; then
   echo "skipped part: address space: $(tail -n 1 "$directory/why")"
 else
-  for kb in 300000 2000000; do run "address-space-$kb" $kb "$program" 3 & done
+  for kb in 300000 2000000; do run "address-space-$kb" $kb "$program" 20 & done
   wait
   for kb in 300000 2000000; do sparse_is_fine "address-space-$kb"; done
   for kb in 60000 150000 300000; do run "exhaust-$kb" $kb "$program" 0 exhaust & done
@@ -112,7 +112,7 @@ print(sum(len(v) for v in d.values()))'
   "$@" >"$directory/right" 2>&1
   before=$now
   echo 2 >$setting
-  run no-overcommit unlimited "$program" 3
+  run no-overcommit unlimited "$program" 20
   run program unlimited "$@"
   run exhaust-strictly 150000 "$program" 0 exhaust
   echo "$before" >$setting

@@ -59,14 +59,14 @@ fi
 # The signal, to a program that sleeps, and whose heap is too small to be meshed.
 (cd "$directory" && MESH_UFFD_PROFILE=512 MESH_UFFD_PROFILE_SIGNAL=12 LD_PRELOAD=$LIB exec "$program" wait . >out 2>err) &
 process=$!
-for _ in $(seq 200); do
+for _ in $(seq 1200); do
   grep -q ready "$directory/out" && break
   sleep 0.05
 done
 for n in 1 2; do
   file=$directory/mesh-uffd.$process.$n.pb.gz
   kill -USR2 $process
-  for _ in $(seq 200); do
+  for _ in $(seq 1200); do
     python3 -c 'import gzip, sys; gzip.open(sys.argv[1]).read()' "$file" 2>/dev/null && break
     sleep 0.05
   done

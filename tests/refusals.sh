@@ -23,7 +23,7 @@ directory=$(mktemp -d) || exit 1
 trap 'rm -rf "$directory"' EXIT
 trap 'exit 1' HUP INT TERM
 limit=
-command -v timeout >/dev/null && limit="timeout -s KILL $((60 * ${MESH_UFFD_TEST_SLOW:-1}))"
+command -v timeout >/dev/null && limit="timeout -s KILL $((120 * ${MESH_UFFD_TEST_SLOW:-1}))"
 tiers=" $("$program" 0 probe | sed -n 's/^tiers//p') "
 failed=0
 count=0
@@ -84,7 +84,7 @@ finish() {
 # each TIER REQUEST ERRNO [PLACES]: at single places, over a stretch, and from some place on.
 each() {
   for at in ${4:-$places}; do
-    run "$2-$1-$3@$at" 3 "MESH_UFFD_TEST_TIER=$1" "MESH_UFFD_TEST_FAIL=$2:$at:$3"
+    run "$2-$1-$3@$at" 3 SPARSE_PATIENT=1 "MESH_UFFD_TEST_TIER=$1" "MESH_UFFD_TEST_FAIL=$2:$at:$3"
   done
   finish "$2 in tier $1, errno $3 now and then" meshes
   [ "$2" != UFFDIO_WAKE ] || return # nothing helps who waits then; that it works is found out at the start

@@ -10,6 +10,7 @@
  * minute at most; `caps` prints a line for each thread too, `caps NAME EFFECTIVE PERMITTED`; `exhaust` allocates until
  * there is no memory (SECONDS is not used), which must be said as malloc does, frees all and starts anew; `probe`
  * prints `tiers` and the numbers of those that this process can have, found out without the library.
+ * SPARSE_PATIENT=1: half a minute more, in a full tier, until something was meshed.
  */
 #include "test.h"
 
@@ -214,7 +215,7 @@ int main(int argc, char **argv) {
   unsigned long long ms = (unsigned long long)((argc > 1 ? strtod(argv[1], NULL) : 3) * 1000) * test_slow();
   uint64_t seed = test_begin();
   struct rng rng = rng_from(seed, 0);
-  test_watchdog(120);
+  test_watchdog(120 + (unsigned)(ms / 1000));
   api = mesh_api_find();
   if (strcmp(variant, "probe") == 0 || strcmp(variant, "exhaust") == 0) {
     if (variant[0] == 'p')
@@ -234,7 +235,14 @@ int main(int argc, char **argv) {
     now = pss_kb();
     settled = mesh_api_stats(&api).meshes && now < full / 2 ? settled + 1 : 0;
   }
-  /* Until every way to the kernel was taken, or is not there: a busy machine takes its time. */
+  /* A busy machine takes its time. */
+  for (int i = 0; env_flag("SPARSE_PATIENT") && i < WAYS_ROUNDS; i++) {
+    struct mesh_uffd_stats s = mesh_api_stats(&api);
+    if (s.meshes || !tier_is_full(s.tier)) break;
+    sleep_ns(ROUND_MS * 1000000);
+    do_a_little(&rng);
+  }
+  /* Until every way to the kernel was taken, or is not there. */
   for (int i = 0; strcmp(variant, "ways") == 0 && i < WAYS_ROUNDS; i++) {
     struct mesh_uffd_stats ways = mesh_api_stats(&api);
     if (ways.ops_ring && ways.ops_vector) break;

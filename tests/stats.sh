@@ -38,7 +38,7 @@ run() {
   shift 3
   (
     if command -v timeout >/dev/null; then
-      timeout -s KILL $((60 * ${MESH_UFFD_TEST_SLOW:-1})) env "$@" LD_PRELOAD="$LIB" "$program" "$seconds" "$variant"
+      timeout -s KILL $((120 * ${MESH_UFFD_TEST_SLOW:-1})) env "$@" LD_PRELOAD="$LIB" "$program" "$seconds" "$variant"
     else
       env "$@" LD_PRELOAD="$LIB" "$program" "$seconds" "$variant"
     fi >"$directory/$name.out" 2>"$directory/$name.err"
@@ -80,7 +80,7 @@ expect() {
 run level-1 2 "" MALLOCSTATS=1
 run level-2 2 "" MALLOCSTATS=2
 run default 2.5 ways UNUSED=1
-run no-ring 2.5 stay MESH_UFFD_RING=0
+run no-ring 2.5 stay MESH_UFFD_RING=0 SPARSE_PATIENT=1
 wait
 run no-mesh 2 stay MESH_UFFD_MESH=0
 run level-0 0.1 "" MALLOCSTATS=0
@@ -88,8 +88,8 @@ wait
 run small 0.1 "" MALLOCSTATS=1 MESH_UFFD_MESH=0
 run bad 2 "" MESH_UFFD_MESH=2 MESH_UFFD_CPU_PERCENT=0 MESH_UFFD_PAUSE_US=19 MESH_UFFD_DECAY_MS=1800001 \
   MESH_UFFD_MAPPINGS=-1 MESH_UFFD_DROP_CAPS=yes MESH_UFFD_RING= MESH_UFFD_TEST_TIER=5 MESH_UFFD_TEST_EAGER=4294967297 \
-  MALLOCSTATS=3
-run bad-twin 2 ""
+  MALLOCSTATS=3 SPARSE_PATIENT=1
+run bad-twin 2 "" SPARSE_PATIENT=1
 run unknown 0.1 "" MESH_UFFD_MESHES=0 MESH_UFFD_=1 MESH_UFFD_ring=0 OTHER_MESH_UFFD_MESH=0
 wait
 

@@ -24,7 +24,7 @@ for program in sparse racing_writers forking; do
 done
 chmod 755 "$directory"/*
 
-seconds=${SECONDS_EACH:-12}
+seconds=${SECONDS_EACH:-30}
 failed=0
 tested=0
 jobs=""
@@ -48,7 +48,7 @@ start() {
 }
 
 limited() {
-  if command -v timeout >/dev/null; then timeout -s KILL $((60 * ${MESH_UFFD_TEST_SLOW:-1})) "$@"; else "$@"; fi
+  if command -v timeout >/dev/null; then timeout -s KILL $((120 * ${MESH_UFFD_TEST_SLOW:-1})) "$@"; else "$@"; fi
 }
 
 value() { sed -n "s/^$2 \([0-9][0-9]*\)\$/\1/p" "$directory/$1.out"; }

@@ -14,11 +14,11 @@ user=
 memcached $user -s "$PWD/socket" -p 0 -U 0 -t 4 -m 32 2>log &
 trap 'kill %1' EXIT
 for _ in $(seq 100); do [ -S socket ] && break; sleep 0.1; done
-port=$((20000 + $$ % 20000))
+port=$((20000 + $$ % 12000)) # below those that the kernel hands out
 # shellcheck disable=SC2086
 memcached $user -l 127.0.0.1 -p $port -U 0 -t 4 -m 32 2>>log &
 trap 'kill %1 %2' EXIT
-sleep 0.5
+for _ in $(seq 300); do (: <>/dev/tcp/127.0.0.1/$port) 2>/dev/null && break; sleep 0.1; done
 memcslap --servers=127.0.0.1:$port --concurrency=8 --execute-number=2000 --test=set >slap 2>&1
 memcslap --servers=127.0.0.1:$port --concurrency=8 --execute-number=2000 --test=get --initial-load=5000 >>slap 2>&1
 cat >check.py <<'P'
