@@ -14,12 +14,14 @@
 #include <string.h>
 
 enum {
-  ROUGH_SAMPLE = 64, /* runs that the share of anchors is searched with */
-  FINE_SAMPLE = 256, /* runs that it is refined with */
-  COARSE_STEPS = 8,  /* shares tried before the best is refined */
-  KEYS = 1024,       /* buckets of the counting sorts */
-  PLACES = 1024,     /* packed units with room that the best is chosen of */
-  TRIAL_PLACES = 16, /* for trials: more would save mappings, hardly pages */
+  ROUGH_SAMPLE = 64,  /* runs that the share of anchors is searched with */
+  FINE_SAMPLE = 1024, /* runs that it is refined with at last, in steps */
+  GROWTH = 4,         /* of the sample in a step */
+  REFINED_BY = 16,    /* anchors more or less are tried then: the more units there are, the fewer anchors are needed */
+  COARSE_STEPS = 8,   /* shares tried before the best is refined */
+  KEYS = 1024,        /* buckets of the counting sorts */
+  PLACES = 1024,      /* packed units with room that the best is chosen of */
+  TRIAL_PLACES = 16,  /* for trials: more would save mappings, hardly pages */
   MOST_ALONG = 64,
   USELESS_SHARE = 8, /* an anchor that gains less than this fraction of the average is as good as full */
 };
@@ -377,15 +379,17 @@ static void scale_choice(struct choice_of_anchors *c, uint32_t to, uint32_t from
 }
 
 static struct choice_of_anchors choose_anchors(struct plan *p) {
-  uint32_t rough = smaller(p->s->runs, ROUGH_SAMPLE), fine = smaller(p->s->runs, FINE_SAMPLE);
-  take_sample(p, rough);
+  uint32_t n = smaller(p->s->runs, ROUGH_SAMPLE), fine = smaller(p->s->runs, FINE_SAMPLE);
+  take_sample(p, n);
   struct choice_of_anchors c = choose_roughly(p);
-  if (fine > rough) {
-    take_sample(p, fine);
-    scale_choice(&c, fine, rough);
+  while (n < fine) {
+    uint32_t next = smaller(n * GROWTH, fine);
+    take_sample(p, next);
+    scale_choice(&c, next, n);
     c.saved = 0;
     try_out(p, c.skip, c.count, &c);
-    refine(p, fine / rough, &c);
+    refine(p, REFINED_BY, &c);
+    n = next;
   }
   scale_choice(&c, p->s->runs, fine);
   return c;
