@@ -145,6 +145,23 @@ else
   skip "rules, by promtool: not installed"
 fi
 mkdir "$directory/collector"
+# Ended as systemd does it: all of its processes get the signal, and those that they have made meanwhile get it too.
+left=0
+for _ in $(seq 10); do
+  PID=$process timeout 120 setsid ./mesh-uffd-metrics tried "$directory/collector" 0.02 2>/dev/null &
+  for _ in $(seq 1200); do [ ! -s "$directory/collector/mesh-uffd-tried.prom" ] || break; sleep 0.05; done
+  python3 - "$!" 2>"$directory/said" <<'END' || fail "mesh-uffd-metrics cannot be ended"
+import os, signal, sys
+group = int(open("/proc/%s/task/%s/children" % (sys.argv[1], sys.argv[1])).read())
+for _ in range(3000):
+    try: os.killpg(group, signal.SIGTERM)
+    except ProcessLookupError: break
+END
+  wait "$!"
+  [ -z "$(ls "$directory/collector")" ] || left=$((left + 1))
+  rm -f "$directory/collector"/*
+done
+if [ $left = 0 ]; then ok "mesh-uffd-metrics leaves no file when it is ended"; else fail "mesh-uffd-metrics left a file $left times of 10"; fi
 PID=$process timeout 120 ./mesh-uffd-metrics tried "$directory/collector" 0.1 2>"$directory/said" &
 writer=$!
 for _ in $(seq 600); do [ ! -s "$directory/collector/mesh-uffd-tried.prom" ] || break; sleep 0.1; done
