@@ -149,6 +149,10 @@ static void latency_text(uint64_t ns, char out[16]) {
 
 static void put_faults(const struct mesh_uffd_stats_page *p) {
   char half[16], most[16], longest[16];
+  if (!p->totals.faults) {
+    put("faults   0");
+    return;
+  }
   latency_text(latency_quantile(p, 0.5), half);
   latency_text(latency_quantile(p, 0.99), most);
   latency_text(p->totals.longest_fault_ns, longest);
