@@ -114,7 +114,7 @@ static void print_text(const struct report *r) {
     printf("memory     RSS %.1f MiB; PSS may not be read\n", mib(r->m.rss));
   printf("live       %.1f MiB, in spans and large objects of %.1f MiB\n", mib(s->live_bytes),
          mib(s->span_bytes + p->large_bytes));
-  printf("saved      %.1f MiB now, by pages that share memory\n", mib(memory_saved(&r->m)));
+  printf("saved      %.1f MiB now, by mapped pages that share memory\n", mib(memory_saved(&r->m)));
   printf("given back %.1f MiB by meshing, %.1f MiB of unused pages; mesh files hold %.1f MiB\n", mib(s->freed_bytes),
          mib(s->reclaimed_bytes), mib(s->packed_bytes));
   printf("passes     %" PRIu64 ", %.1f ms in all, longest %.1f us\n", s->passes, (double)s->pass_ns / 1e6,
@@ -312,7 +312,7 @@ static void print_openmetrics(const struct report *r) {
   print_gauge(r, "process_max_mappings", NULL, "vm.max_map_count.", max_mappings());
   print_gauge(r, "resident_bytes", "bytes", "RSS: counts shared pages once for each mapping.", r->m.rss);
   print_gauge(r, "memory_bytes", "bytes", "PSS, swap and page tables.", memory_sum(&r->m));
-  print_gauge(r, "saved_bytes", "bytes", "Memory that pages save by sharing, now.", memory_saved(&r->m));
+  print_gauge(r, "saved_bytes", "bytes", "Memory that mapped pages save by sharing, now.", memory_saved(&r->m));
   for (size_t i = 0; i < FIGURES; i++) print_figure(r, &figures[i]);
   print_refused(r);
   print_histogram(r);
