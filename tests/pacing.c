@@ -2,8 +2,8 @@
 /*
  * When the mesher works, and how much: it sleeps for good when the program does and there is nothing left to gain, also
  * where something stays in its way; it is there again when the program goes on; unused pages go back by and by, also
- * while the program sleeps; background work takes its share of processor time and no more. Each part is a process of
- * its own, all at once: pacing [PART].
+ * while the program sleeps; background work takes its share of processor time and no more; a process that forks often
+ * is meshed less. Each part is a process of its own, all at once: pacing [PART].
  */
 #include "test.h"
 
@@ -255,6 +255,79 @@ static void share(void) {
   CHECKF(used < credit + earned + slack, "too much");
 }
 
+/* ---- a process that forks often ---- */
+
+enum { FORKED_MAPPING_NS = 600, WAIT_S = 4 };
+
+/* As many forks as cost the mesher so much, at what is charged for each mapping of ours. */
+static void fork_often(double seconds) {
+  uint64_t mappings = mesh_api_stats(&api).mappings;
+  size_t forks = (size_t)(seconds * 1e9 / ((double)mappings * FORKED_MAPPING_NS)) + 1;
+  uint64_t least = UINT64_MAX;
+  for (size_t i = 0; i < forks; i++) {
+    uint64_t began = now_ns();
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) _exit(0);
+    uint64_t took = now_ns() - began;
+    if (took < least) least = took;
+    CHECK(waitpid(child, NULL, 0) == child);
+    free(malloc(1 << 20)); /* activity, so that each tick charges its share */
+  }
+  printf("%zu forks with %llu mappings, the quickest in %.2f ms\n", forks, (unsigned long long)mappings,
+         (double)least / 1e6);
+}
+
+/* Meshes within so many seconds, at most; fewer are waited for if `enough` come. */
+static uint64_t new_meshes(uint64_t enough) {
+  uint64_t before = mesh_api_stats(&api).meshes, until = now_ns() + WAIT_S * SECOND, n = 0;
+  while (now_ns() < until && (n = mesh_api_stats(&api).meshes - before) < enough) {
+    sleep_ns(SECOND / 10);
+    free(malloc(64));
+  }
+  return n;
+}
+
+static double pressure_s(void) {
+  char text[256];
+  if (!read_text("/proc/pressure/memory", text, sizeof text)) return 0;
+  const char *total = strstr(text, "total=");
+  return total ? strtod(total + 6, NULL) / 1e6 : 0;
+}
+
+/* Thins out the first half of the objects, forks for more than a minute's worth of processor time, thins out the rest.
+ * Returns how much of that is meshed, of what the first half was. */
+static double meshed_after_forks(double seconds) {
+  fill();
+  size_t all = objects;
+  objects = all / 2;
+  thin_out();
+  uint64_t first = 0;
+  for (int i = 0; i < 5 && first <= 1000; i++) first += new_meshes(UINT64_MAX); /* a busy machine takes longer */
+  if (!tier_is_full(mesh_api_stats(&api).tier)) return -1;
+  CHECKF(first > 1000, "%llu meshes before the forks", (unsigned long long)first);
+  fork_often(seconds);
+  sleep_ns(SECOND / 4); /* for the last of them */
+  for (size_t i = objects; i < all; i++)
+    if (rng_below(&rng, KEEP)) free(object[i]);
+  uint64_t second = new_meshes(first / 2);
+  printf("%llu meshes before, %llu after\n", (unsigned long long)first, (unsigned long long)second);
+  return (double)second / (double)first;
+}
+
+/* MESH_UFFD_CPU_PERCENT is 1, a minute of which is 0.6 s: what is charged for the forks uses that up, and the mesher
+ * waits, so forks have no more mappings to copy. Memory pressure is no reason to wait. */
+static void forks(void) {
+  double pressed = pressure_s(), share = meshed_after_forks(1.2);
+  if (pressure_s() - pressed < 0.1) CHECKF(share < 0.1, "meshed on");
+}
+
+/* MESH_UFFD_CPU_PERCENT is 50: the same forks do not matter. */
+static void rich_forks(void) {
+  double share = meshed_after_forks(1.2);
+  CHECKF(share < 0 || share >= 0.5, "forks are in the way");
+}
+
 /* ---- */
 
 static const struct part {
@@ -264,7 +337,9 @@ static const struct part {
 } parts[] = {{"rest", rest, NULL, NULL},
              {"child", child_in_the_way, NULL, NULL},
              {"decay", decay, "MESH_UFFD_DECAY_MS", "2000"},
-             {"share", share, "MESH_UFFD_CPU_PERCENT", "1"}};
+             {"share", share, "MESH_UFFD_CPU_PERCENT", "1"},
+             {"forks", forks, "MESH_UFFD_CPU_PERCENT", "1"},
+             {"rich-forks", rich_forks, "MESH_UFFD_CPU_PERCENT", "50"}};
 enum { PARTS = sizeof parts / sizeof *parts };
 
 static pid_t begin(const struct part *part) {
