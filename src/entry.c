@@ -300,8 +300,10 @@ static inline unsigned aligned_class(size_t align, size_t size) {
   return c;
 }
 
-/* As for malloc, whoever has to see the call has empty vectors. */
+/* As for malloc, whoever has to see the call has empty vectors. Before this thread has a heap, another may be at making
+ * the classes. */
 static inline void *aligned_fast(size_t align, size_t size) {
+  if (!mu_has_heap()) return NULL;
   void *p = mu_unmarked(mu_vector_pop(mu_vector_of(aligned_class(align, size))));
   if (p && align >= IO_ALIGNMENT && mu_heap_enter()) {
     mu_span_mark_aligned(p);
