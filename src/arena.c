@@ -264,13 +264,13 @@ MU_AT_START static void put_on(size_t page, size_t pages, enum mu_state state) {
 }
 
 /* The free extent of this state that ends just before `page`, or MU_NO_PAGE. */
-static size_t before(size_t page, enum mu_state state) {
+MU_RACY static size_t before(size_t page, enum mu_state state) {
   struct mu_extent *last = mu_extent_at(page - 1);
   size_t first = mu_extent_state(last) == MU_EXTENT_TAIL ? page - last->pages : page - 1;
   return mu_extent_state(mu_extent_at(first)) == state ? first : MU_NO_PAGE;
 }
 
-MU_AT_START static void insert_merged(size_t page, size_t pages, enum mu_state state) {
+MU_RACY MU_AT_START static void insert_merged(size_t page, size_t pages, enum mu_state state) {
   size_t left = page > MU_RUN_PAGES ? before(page, state) : MU_NO_PAGE, right = page + pages;
   if (left) {
     pages += take_off(left);
@@ -348,7 +348,7 @@ void mu_extent_free(size_t page, size_t pages, bool clean) {
   if (MU_UNLIKELY(lost)) mu_madvise(mu_page_address(page), pages << mu_arena.page_shift, MADV_DONTNEED);
 }
 
-bool mu_extent_grow(size_t page, size_t pages, size_t more, bool *zeroed) {
+MU_RACY bool mu_extent_grow(size_t page, size_t pages, size_t more, bool *zeroed) {
   bool grown = false;
   mu_lock_take(&mu_extent_lock);
   size_t next = page + pages;

@@ -20,6 +20,17 @@
 #define MU_EARLY        __attribute__((section(".data.early")))
 #define MU_INITIAL_EXEC __attribute__((tls_model("initial-exec")))
 
+/* A function that reads without a lock what others write, and does with a figure that is old or half of another time:
+ * where the answer matters, it is asked again under the lock. ThreadSanitizer shall not report it. */
+#if defined __has_feature
+#if __has_feature(thread_sanitizer)
+#define MU_RACY __attribute__((no_sanitize("thread"), noinline))
+#endif
+#endif
+#ifndef MU_RACY
+#define MU_RACY
+#endif
+
 /* Between two stores of constants: compilers make one of them, of a constant that is on a page which small processes
  * would have for that alone. */
 #define MU_NOT_ONE_CONSTANT() __asm__ volatile("")

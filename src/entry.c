@@ -117,7 +117,7 @@ MU_AT_START static MU_NOINLINE void *malloc_slow(size_t size, bool *zeroed) {
 
 /* The fast way, or NULL: before the thread has a heap, its vectors are empty, and the table says class 0, which never
  * has anything. */
-static inline void *malloc_fast(size_t size) {
+MU_RACY static inline void *malloc_fast(size_t size) {
   return size <= MU_TABLE_MAX ? mu_vector_pop(mu_vector_of(mu_class_table[(size + 15) >> 4])) : NULL;
 }
 

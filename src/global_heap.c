@@ -782,7 +782,7 @@ static uint64_t idle_pages(const struct mu_size_class *k, const struct mu_mini_h
   return pages;
 }
 
-enum mu_idle mu_idle_might_be(uint32_t r, uint32_t before_tick, bool any_age) {
+MU_RACY enum mu_idle mu_idle_might_be(uint32_t r, uint32_t before_tick, bool any_age) {
   const struct mu_run *run = &mu_arena.runs[r];
   if (!run->in_use || !run->size_class) return MU_IDLE_NONE;
   const struct mu_size_class *k = &mu_classes[run->size_class];
@@ -792,7 +792,7 @@ enum mu_idle mu_idle_might_be(uint32_t r, uint32_t before_tick, bool any_age) {
   return !any_age && (int32_t)(run->stamp - before_tick) > 0 ? MU_IDLE_TOO_YOUNG : MU_IDLE_LOOK;
 }
 
-uint64_t mu_idle_take(uint32_t r, uint64_t present) {
+MU_RACY uint64_t mu_idle_take(uint32_t r, uint64_t present) {
   struct mu_run *run = &mu_arena.runs[r];
   unsigned c = run->size_class;
   struct mu_class_heap *h = &mu_class_heaps[c];

@@ -76,7 +76,7 @@ void mu_put(unsigned size_class, void *const *slots, uint32_t n);
 uint32_t mu_cache_trim(unsigned size_class, bool everything);
 
 /* Slots that the program has, or its threads. */
-static inline size_t mu_class_live(const struct mu_class_heap *h) {
+MU_RACY static inline size_t mu_class_live(const struct mu_class_heap *h) {
   size_t live = h->live_slots, cached = h->cache.count; /* of two moments, when read without the lock */
   return live > cached ? live - cached : 0;
 }

@@ -198,7 +198,7 @@ static struct {
   uint32_t calm, falling; /* ticks */
 } trend[MU_CLASSES];
 
-static void watch_classes(uint32_t ticks) {
+MU_RACY static void watch_classes(uint32_t ticks) {
   for (unsigned c = 1; c < MU_CLASSES; c++) {
     size_t live = mu_class_live(&mu_class_heaps[c]);
     bool falls = live + live / 50 < trend[c].live;
@@ -229,7 +229,7 @@ static size_t mesh(const struct mu_pass_policy *policy) {
 }
 
 /* An estimate without any system call: bytes of free slots in spans that hold live ones. */
-static size_t might_give_back(void) {
+MU_RACY static size_t might_give_back(void) {
   size_t bytes = 0;
   for (unsigned c = 1; c < MU_CLASSES; c++) {
     const struct mu_class_heap *h = &mu_class_heaps[c];
@@ -310,7 +310,7 @@ static void make_room(void) {
 /* ---- the thread ----------------------------------------------------------------------------------------------------
  */
 
-static uint64_t ops_so_far(void) {
+MU_RACY static uint64_t ops_so_far(void) {
   uint64_t ops = atomic_load_explicit(&mu_large_pages, memory_order_relaxed);
   for (unsigned c = 1; c < MU_CLASSES; c++) ops += mu_class_heaps[c].ops;
   return ops;

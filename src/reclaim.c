@@ -87,11 +87,11 @@ static size_t drop_spans(unsigned c, uint32_t tick, size_t most) {
   return done * mu_classes[c].span_pages;
 }
 
-static size_t unused_in(unsigned c) {
+MU_RACY static size_t unused_in(unsigned c) {
   return (size_t)mu_class_heaps[c].touched_empty * mu_classes[c].span_pages;
 }
 
-static size_t unused_pages(void) {
+MU_RACY static size_t unused_pages(void) {
   size_t pages = atomic_load_explicit(&mu_dirty_pages, memory_order_relaxed);
   for (unsigned c = 1; c < MU_CLASSES; c++) pages += unused_in(c);
   return pages;
@@ -119,7 +119,7 @@ static struct {
   bool waits;         /* something was too young */
 } idle;
 
-static uint64_t ops_of_long_spans(void) {
+MU_RACY static uint64_t ops_of_long_spans(void) {
   uint64_t ops = 0;
   for (unsigned c = 1; c < MU_CLASSES; c++)
     if (mu_classes[c].span_pages > 1) ops += mu_class_heaps[c].ops;
@@ -210,7 +210,7 @@ size_t mu_reclaim_all(void) {
   return count(pages);
 }
 
-uint32_t mu_reclaim_cached(bool everything) {
+MU_RACY uint32_t mu_reclaim_cached(bool everything) {
   uint32_t left = 0;
   for (unsigned c = 1; c < MU_CLASSES; c++)
     if (mu_class_heaps[c].cache.count) {

@@ -18,7 +18,7 @@ const char *mu_tier_name(uint32_t tier) {
 }
 
 /* Read without locks: each figure is of its own moment. */
-static void gather_classes(struct mesh_uffd_stats *s) {
+MU_RACY static void gather_classes(struct mesh_uffd_stats *s) {
   s->live_bytes = (uint64_t)atomic_load_explicit(&mu_large_pages, memory_order_relaxed) << mu_arena.page_shift;
   for (unsigned c = 1; c < MU_CLASSES; c++) {
     const struct mu_class_heap *h = &mu_class_heaps[c];

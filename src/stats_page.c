@@ -55,7 +55,7 @@ static void end(void) {
   atomic_store_explicit(sequence(), now + 1 ? now + 1 : 2, memory_order_release);
 }
 
-static uint64_t write_classes(struct mesh_uffd_stats_page *p) {
+MU_RACY static uint64_t write_classes(struct mesh_uffd_stats_page *p) {
   uint64_t unused = atomic_load_explicit(&mu_dirty_pages, memory_order_relaxed);
   p->classes = MU_CLASSES - 1;
   for (unsigned c = 1; c < MU_CLASSES; c++) {
