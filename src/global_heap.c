@@ -330,63 +330,68 @@ static MU_NOINLINE void last_slot_gone(struct mu_class_heap *h, const struct mu_
     run_destroy(h, (uint32_t)(page / MU_RUN_PAGES));
 }
 
-/* One span has lost so many slots. It changes lists when it is off by more than one eighth: half of the changes, at the
- * price of an order that is not exact. */
-MU_AT_START static void slots_gone(struct mu_class_heap *h, const struct mu_size_class *k, size_t page,
-                                   struct mu_mini_heap *span, uint32_t n) {
-  struct mu_run *run = mu_run_of(page);
-  uint32_t live = span->live - n;
+/* A span that is being given slots back: what is counted of it is counted once for those that come together. */
+struct given_span {
+  size_t at; /* its place in the arena, in spans of its class; SIZE_MAX: none */
+  struct mu_run *run;
+  struct mu_mini_heap *span;
+  uint32_t gone;
+};
+
+/* It changes lists when it is off by more than one eighth: half of the changes, at the price of an order that is not
+ * exact. */
+static inline void settle(struct mu_class_heap *h, const struct mu_size_class *k, const struct given_span *g) {
+  struct mu_mini_heap *span = g->span;
+  uint32_t n = g->gone, live = span->live - n;
   span->live = (uint16_t)live;
-  run->live -= n;
+  g->run->live -= n;
+  h->live_slots -= n;
   if (MU_UNLIKELY(span->state == MU_SPAN_MESHED)) h->meshed_slots -= n;
-  if (live == 0)
-    last_slot_gone(h, k, page);
+  if (MU_UNLIKELY(live == 0))
+    last_slot_gone(h, k, g->at << k->span_shift); /* its run may go with it */
   else if ((uint8_t)(span->bin - (live * k->bin_magic >> 24)) > 1 && span->state == MU_SPAN_OPEN)
-    rebin(h, k, page);
+    rebin(h, k, g->at << k->span_shift);
 }
 
-/* The MiniHeap of a span of the class, by its place in the arena; NULL when there is none any more. */
-MU_AT_START static struct mu_mini_heap *span_at(const struct mu_size_class *k, size_t at) {
-  const struct mu_run *run = mu_run_of(at << k->span_shift);
-  if (MU_UNLIKELY(k != &mu_classes[run->size_class])) return NULL;
-  size_t in_run = at & (k->spans_per_run - 1U);
-  if (MU_UNLIKELY(run->thin)) return mu_thin_mini_heap(run, k, in_run);
-  return (struct mu_mini_heap *)(void *)(run->spans + in_run * k->meta);
-}
-
-/* Neighbours often come together: what is counted of a span is counted once for all of them. */
+/* Neighbours often come together. */
 MU_AT_START static void give_back_locked(unsigned c, void *const *slots, uint32_t n) {
   struct mu_class_heap *h = &mu_class_heaps[c];
   const struct mu_size_class *k = &mu_classes[c];
   const unsigned span_log = k->span_shift + mu_arena.page_shift;
   const uintptr_t base = (uintptr_t)mu_arena.base;
   const uint64_t magic = k->magic;
+  struct given_span g = {.at = SIZE_MAX};
   h->ops++;
   if (MU_UNLIKELY(h->lost)) return;
-  for (uint32_t i = 0; i < n;) {
-    size_t at = ((uintptr_t)mu_unmarked(slots[i]) - base) >> span_log;
-    struct mu_mini_heap *span = span_at(k, at);
-    if (MU_UNLIKELY(!span)) {
-      mu_misuse("free(%p): freed before its span went", mu_unmarked(slots[i++]));
-      continue;
-    }
-    uint32_t gone = 0;
-    do {
-      size_t offset = ((uintptr_t)mu_unmarked(slots[i]) - base);
-      if (offset >> span_log != at) break;
-      uint64_t quotient = (offset & (((size_t)1 << span_log) - 1)) * magic;
-      uint32_t slot = (uint32_t)(quotient >> 40);
-      bool exact = (quotient & (((uint64_t)1 << 40) - 1)) < magic; /* mu_starts_slot */
-      if (MU_UNLIKELY(!exact || slot >= k->slots || !mu_bit(span->bitmap, slot))) {
-        misuse(mu_run_of(at << k->span_shift), mu_unmarked(slots[i]));
+  for (uint32_t i = 0; i < n; i++) {
+    void *p = mu_unmarked(slots[i]);
+    size_t offset = (uintptr_t)p - base;
+    if (offset >> span_log != g.at) {
+      if (MU_LIKELY(g.gone)) settle(h, k, &g);
+      struct mu_run *run = mu_run_of(offset >> mu_arena.page_shift);
+      g = (struct given_span){.at = SIZE_MAX};
+      if (MU_UNLIKELY(k != &mu_classes[run->size_class])) {
+        mu_misuse("free(%p): freed before its span went", p);
         continue;
       }
-      mu_bit_clear(span->bitmap, slot);
-      gone++;
-    } while (++i < n);
-    h->live_slots -= gone;
-    if (gone) slots_gone(h, k, at << k->span_shift, span, gone);
+      g.at = offset >> span_log;
+      g.run = run;
+      size_t in_run = g.at & (k->spans_per_run - 1U);
+      g.span = (struct mu_mini_heap *)(void *)(run->spans + in_run * k->meta);
+      if (MU_UNLIKELY(run->thin)) g.span = mu_thin_mini_heap(run, k, in_run);
+    }
+    offset &= ((size_t)1 << span_log) - 1;
+    uint64_t quotient = offset * magic;
+    uint32_t slot = (uint32_t)(quotient >> 40);
+    bool exact = (quotient & (((uint64_t)1 << 40) - 1)) < magic; /* mu_starts_slot */
+    if (MU_UNLIKELY(!exact || slot >= k->slots || !mu_bit(g.span->bitmap, slot))) {
+      misuse(g.run, p);
+      continue;
+    }
+    mu_bit_clear(g.span->bitmap, slot);
+    g.gone++;
   }
+  if (MU_LIKELY(g.gone)) settle(h, k, &g);
 }
 
 void mu_give_back(unsigned c, void *const *slots, uint32_t n) {
