@@ -25,8 +25,9 @@ void mu_pacing_earn(struct mu_pacing *p, uint64_t wall, uint64_t cpu) {
   p->last_cpu = cpu;
 }
 
+/* All that the budget can hold is twice as much: from a full one to the deepest debt. */
 void mu_pacing_charge(struct mu_pacing *p, uint64_t ns) {
-  p->budget_ns -= (int64_t)mu_min(ns, (uint64_t)most(p));
+  p->budget_ns -= (int64_t)mu_min(ns, 2 * (uint64_t)most(p));
   if (p->budget_ns < -most(p)) p->budget_ns = -most(p);
 }
 

@@ -29,7 +29,7 @@ Test(pacing, credit_and_debt_have_a_limit) {
   mu_pacing_earn(&p, 10000 * SECOND, 7 * SECOND);
   cr_assert_eq(p.budget_ns, (int64_t)(3 * SECOND));
   mu_pacing_charge(&p, 1000 * SECOND);
-  mu_pacing_charge(&p, 1000 * SECOND);
+  cr_assert_eq(p.budget_ns, -(int64_t)(3 * SECOND), "at once, from a full budget");
   mu_pacing_charge(&p, UINT64_MAX);
   cr_assert_eq(p.budget_ns, -(int64_t)(3 * SECOND));
   cr_assert_not(mu_pacing_try(&p, 1, 1000, 10, true), "there is nothing to spend");
