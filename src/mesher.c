@@ -727,6 +727,12 @@ void mu_mesher_may_start(void) {
   atomic_fetch_sub_explicit(&keeps_out, 1, memory_order_seq_cst);
 }
 
+/* libc ends the process when its last thread ends: that may not be one of ours. From then on nothing is meshed. */
+void mu_main_thread_ended(void) {
+  atomic_fetch_add_explicit(&keeps_out, 1, memory_order_seq_cst);
+  if (mu_pid() == home && !mu_thread_is_ours()) stop();
+}
+
 void mu_mesher_stay_away(void) {
   atomic_store_explicit(&stays_away, 1, memory_order_relaxed);
 }

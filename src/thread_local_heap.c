@@ -219,6 +219,8 @@ static void thread_ended(void *heap) {
   retire(t);
   if (entered) mu_heap_leave();
   mu_note_activity();
+  bool main_thread = mu_sys_call(MU_SYS_gettid, 0, 0, 0, 0, 0, 0) == mu_pid();
+  if (mu_main_thread_ended && main_thread) mu_main_thread_ended();
 }
 
 MU_AT_START bool mu_thread_start(void) {

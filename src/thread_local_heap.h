@@ -90,6 +90,8 @@ bool mu_heap_ready(void);
 void mu_before_heap(void) __attribute__((weak));
 /* Called when it has been made, under the lock of the registry. */
 void mu_heap_made(void) __attribute__((weak));
+/* Called when the program's first thread has ended and others may go on. */
+void mu_main_thread_ended(void) __attribute__((weak));
 
 /* The slow ways: a vector that is empty, a vector that is full. */
 void *mu_malloc_refill(unsigned size_class);

@@ -5,6 +5,7 @@
 #include <limits.h>
 #include <pthread.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 
 static struct mesh_api api;
 static uint64_t test_seed;
@@ -378,10 +379,43 @@ static void tiny_stacks(void) {
   printf("ok %d threads with stacks of %zu bytes\n", N, size);
 }
 
-int main(void) {
+/* ---- the process ends with the program's last thread, which is not its first: libc's doing, who counts them ---- */
+
+static void *last_thread(void *argument) {
+  sleep_ns(20000000);
+  return argument;
+}
+
+static void end_first(void) {
+  pthread_t thread;
+  mesh_api_compact(&api); /* there are threads of the library's by now */
+  start(&thread, NULL, last_thread, NULL);
+  pthread_exit(NULL);
+}
+
+/* As a program that begins, and as a forked child. */
+static void last_thread_ends_it(bool anew) {
+  int status;
+  pid_t child = fork(), ended = 0;
+  CHECK(child >= 0);
+  if (!child && anew) execl("/proc/self/exe", "threads", "last", (char *)NULL);
+  if (!child) end_first();
+  uint64_t latest = now_ns() + UINT64_C(20000000000) * test_slow();
+  while ((ended = waitpid(child, &status, WNOHANG)) == 0 && now_ns() < latest) sleep_ns(1000000);
+  if (!ended) kill(child, SIGKILL);
+  CHECKF(ended == child && status == 0, "a process lives on without a thread of the program's, or ends with %#x",
+         ended ? (unsigned)status : 0U);
+}
+
+int main(int argc, char **argv) {
+  (void)argv;
   test_seed = test_begin();
   test_watchdog(test_is_long() ? 1200 : 120);
   api = mesh_api_find();
+  if (argc > 1) end_first();
+  last_thread_ends_it(true);
+  last_thread_ends_it(false);
+  printf("ok the last thread ends the process\n");
   block_check(constructed);
   CHECK(atexit(at_exit) == 0);
   /* One key is older than anything the allocator makes on first use by a thread, as far as a program can tell. */
