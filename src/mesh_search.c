@@ -15,9 +15,9 @@
 
 enum {
   ROUGH_SAMPLE = 64,  /* runs that the share of anchors is searched with */
-  FINE_SAMPLE = 1024, /* runs that it is refined with at last, in steps */
-  GROWTH = 4,         /* of the sample in a step */
-  REFINED_BY = 16,    /* anchors more or less are tried then: the more units there are, the fewer anchors are needed */
+  FINE_SAMPLE = 256,  /* runs that it is refined with */
+  LAST_SAMPLE = 1024, /* runs that fewer are tried with */
+  FEWER = 8,          /* anchors, at a time */
   COARSE_STEPS = 8,   /* shares tried before the best is refined */
   KEYS = 1024,        /* buckets of the counting sorts */
   PLACES = 1024,      /* packed units with room that the best is chosen of */
@@ -378,20 +378,36 @@ static void scale_choice(struct choice_of_anchors *c, uint32_t to, uint32_t from
   c->count = end - c->skip;
 }
 
-static struct choice_of_anchors choose_anchors(struct plan *p) {
-  uint32_t n = smaller(p->s->runs, ROUGH_SAMPLE), fine = smaller(p->s->runs, FINE_SAMPLE);
-  take_sample(p, n);
-  struct choice_of_anchors c = choose_roughly(p);
-  while (n < fine) {
-    uint32_t next = smaller(n * GROWTH, fine);
-    take_sample(p, next);
-    scale_choice(&c, next, n);
-    c.saved = 0;
-    try_out(p, c.skip, c.count, &c);
-    refine(p, REFINED_BY, &c);
-    n = next;
+/* A choice made with a smaller sample. */
+static void grow_sample(struct plan *p, uint32_t from, uint32_t to, struct choice_of_anchors *c) {
+  take_sample(p, to);
+  scale_choice(c, to, from);
+  c->saved = 0;
+  try_out(p, c->skip, c->count, c);
+}
+
+/* The more units there are to choose of, the better they join, so the fewer anchors are needed. */
+static void try_fewer(struct plan *p, struct choice_of_anchors *best) {
+  for (uint32_t count = best->count; count > FEWER && best->count == count;) {
+    count -= FEWER;
+    try_out(p, best->skip, count, best);
   }
-  scale_choice(&c, p->s->runs, fine);
+}
+
+static struct choice_of_anchors choose_anchors(struct plan *p) {
+  uint32_t runs = p->s->runs, rough = smaller(runs, ROUGH_SAMPLE), fine = smaller(runs, FINE_SAMPLE);
+  uint32_t last = smaller(runs, LAST_SAMPLE);
+  take_sample(p, rough);
+  struct choice_of_anchors c = choose_roughly(p);
+  if (fine > rough) {
+    grow_sample(p, rough, fine, &c);
+    refine(p, fine / rough, &c);
+  }
+  if (last > fine) {
+    grow_sample(p, fine, last, &c);
+    try_fewer(p, &c);
+  }
+  scale_choice(&c, runs, last);
   return c;
 }
 
