@@ -182,9 +182,10 @@ def _fields(text, names):
 
 
 def _memfds(pid):
-    """(device, inode) -> bytes of every memfd that any thread of the process has open.
+    """(device, inode) -> bytes of every memfd that any thread of the process has open or that is mapped.
 
-    A thread may have a descriptor table of its own, so /proc/PID/fd alone would not show them all.
+    A thread may have a descriptor table of its own, so /proc/PID/fd alone would not show them all. One that is closed,
+    but mapped, keeps its pages whether or not they are in the page tables; to see those takes CAP_CHECKPOINT_RESTORE.
     """
     found = {}
     base = f"/proc/{pid}/task"
@@ -201,6 +202,20 @@ def _memfds(pid):
                     found[st.st_dev, st.st_ino] = st.st_blocks * 512
             except OSError:
                 pass
+    seen = set()
+    for line in _read(f"/proc/{pid}/maps").splitlines():
+        if b" /memfd:" not in line:
+            continue
+        span, _, _, device, inode, _ = line.split(maxsplit=5)
+        if (device, inode) in seen:
+            continue
+        seen.add((device, inode))
+        low, high = (int(x, 16) for x in span.split(b"-"))
+        try:
+            st = os.stat(f"/proc/{pid}/map_files/{low:x}-{high:x}")
+            found[st.st_dev, st.st_ino] = st.st_blocks * 512
+        except OSError:
+            pass
     return found
 
 
