@@ -73,6 +73,7 @@ MU_EARLY static struct {
   _Atomic uint32_t limited;       /* a control group has a limit: who grows the heap counts */
   _Atomic int64_t may_grow;       /* by so many bytes before somebody has to ask */
   uint64_t relieved, relief_rest; /* ns: when memory was short last; for how long it is not tried again */
+  uint64_t purged;                /* ns: when what is unused went last for that reason */
   uint64_t until;                 /* ns: when somebody who waits has waited long enough; 0: nobody does */
 } m;
 
@@ -287,16 +288,21 @@ static bool is_short(void) {
   return limited && h.room < h.limit / NEAR;
 }
 
-/* What did not help is tried again later and later. */
+/* What did not help is tried again later and later; but what has become unused since goes at once. */
 static void relieve_if_pressed(void) {
   uint64_t now = mu_now_ns();
   bool pressed = atomic_exchange_explicit(&m.pressed, 0, memory_order_relaxed);
   pressed |= mu_pressure_felt(now);
   pressed |= is_short();
-  if (!pressed || now - m.relieved < m.relief_rest) return;
+  if (!pressed || now - m.purged < FIRST_REST_NS) return;
+  if (now - m.relieved < m.relief_rest) {
+    mu_reclaim_all();
+    m.purged = mu_now_ns();
+    return;
+  }
   bool helped = relieve() >= MIN_PAGES_A_PLAN;
   m.relief_rest = helped ? FIRST_REST_NS : mu_min(mu_max(m.relief_rest * 2, FIRST_REST_NS), MOST_REST_NS);
-  m.relieved = mu_now_ns();
+  m.relieved = m.purged = mu_now_ns();
 }
 
 static void make_room(void) {
