@@ -388,7 +388,8 @@ static void *last_thread(void *argument) {
 
 static void end_first(void) {
   pthread_t thread;
-  mesh_api_compact(&api); /* there are threads of the library's by now */
+  free(opaque(malloc(100))); /* a first thread that never does has nothing that ends with it */
+  mesh_api_compact(&api);    /* there are threads of the library's by now */
   start(&thread, NULL, last_thread, NULL);
   pthread_exit(NULL);
 }
@@ -414,7 +415,9 @@ int main(int argc, char **argv) {
   api = mesh_api_find();
   if (argc > 1) end_first();
   last_thread_ends_it(true);
+#ifdef __GLIBC__ /* with musl, a child that forked so lives on: see doc/conditions.md */
   last_thread_ends_it(false);
+#endif
   printf("ok the last thread ends the process\n");
   block_check(constructed);
   CHECK(atexit(at_exit) == 0);
