@@ -46,9 +46,12 @@ process=$!
 for _ in $(seq 100); do grep -q '^Attaching' "$directory/out" && break; sleep 0.1; done
 for _ in 1 2 3; do LD_PRELOAD=$LIB "$abs_top_builddir/tests/sparse" 3 >"$directory/sparse" 2>&1; done
 kill -INT "$process"
-wait "$process"
+status=0
+wait "$process" || status=$?
 process=''
-if ! grep -q '^Attaching' "$directory/out"; then
+if [ $status = 137 ]; then # on a busy machine it may still have been attaching itself when it was to end
+  echo "skipped part: examples/probes.bt: bpftrace did not end when it was told to"
+elif ! grep -q '^Attaching' "$directory/out"; then
   echo "skipped part: examples/probes.bt: bpftrace does not work here: $(head -n 1 "$directory/err")"
 elif ! grep -q '^tier [12]$' "$directory/sparse"; then
   echo "skipped part: what examples/probes.bt shows: nothing is meshed in the background in this tier"
