@@ -71,8 +71,6 @@ static uintptr_t libgccs[DEPTH];
 static unsigned our_depth;
 static int libgccs_depth;
 
-/* Both from one place; ours are calls, libgcc's are where they return to. Here the library is the program, so the
- * frames of its own are left in; mu_unwind's caller is the first. */
 static _Unwind_Reason_Code note_frame(struct _Unwind_Context *frame, void *unused) {
   (void)unused;
   uintptr_t at = _Unwind_GetIP(frame);
@@ -81,7 +79,9 @@ static _Unwind_Reason_Code note_frame(struct _Unwind_Context *frame, void *unuse
   return _URC_NO_REASON;
 }
 
-/* Not by backtrace(): sanitizers put a frame of their own in between. */
+/* Both from one place; ours are calls, libgcc's are where they return to. Here the library is the program, so the
+ * frames of its own are left in; mu_unwind's caller is the first. Not by backtrace(): sanitizers
+ * put a frame of their own in between. */
 static void __attribute__((noinline)) look(void) {
   our_depth = mu_unwind(ours, DEPTH);
   libgccs_depth = 0;
