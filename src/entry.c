@@ -275,22 +275,6 @@ MU_AT_START void *mu_realloc(void *p, size_t size) {
  * buffers. */
 enum { IO_ALIGNMENT = 512 };
 
-static void *aligned_small(size_t align, size_t size) {
-  unsigned c = mu_class_of(mu_max(size, align));
-  while (c < MU_CLASSES && mu_classes[c].size & (align - 1)) c++;
-  if (c == MU_CLASSES) return NULL;
-  void *p = mu_unmarked(slot_of(c));
-  if (p && align >= IO_ALIGNMENT) mu_span_mark_aligned(p);
-  return p;
-}
-
-static void *allocate_aligned(size_t align, size_t size) {
-  bool zeroed;
-  void *p = NULL;
-  if (align <= mu_arena.page_size && mu_max(size, align) <= MU_MAX_SMALL) p = aligned_small(align, size);
-  return p ? p : large(mu_max(size, 1), align, &zeroed);
-}
-
 /* The class whose slots are aligned by their size alone; 0, which never has anything, when there is none. */
 static inline unsigned aligned_class(size_t align, size_t size) {
   size_t least = mu_max(size, align);
@@ -298,6 +282,19 @@ static inline unsigned aligned_class(size_t align, size_t size) {
   unsigned c = mu_class_of(least);
   while (mu_classes[c].size & (align - 1)) c++;
   return c;
+}
+
+static void *aligned_small(unsigned c, size_t align) {
+  void *p = mu_unmarked(slot_of(c));
+  if (p && align >= IO_ALIGNMENT) mu_span_mark_aligned(p);
+  return p;
+}
+
+static void *allocate_aligned(size_t align, size_t size) {
+  bool zeroed;
+  unsigned c = aligned_class(align, size);
+  void *p = c ? aligned_small(c, align) : NULL;
+  return p ? p : large(mu_max(size, 1), align, &zeroed);
 }
 
 /* As for malloc, whoever has to see the call has empty vectors. Before this thread has a heap, another may be at making
